@@ -1,0 +1,126 @@
+package settings
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/workloadapi"
+)
+
+// Address is a host and port to listen on, such as "127.0.0.1:8443". Port 0 lets the kernel choose.
+type Address string
+
+// Check reports what is wrong with the address.
+func (a *Address) Check() error {
+	_, port, err := net.SplitHostPort(string(*a))
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return fmt.Errorf("%q is not HOST:PORT, such as 127.0.0.1:8443", string(*a))
+	}
+	return nil
+}
+
+// Target is where a service is reached, as gRPC writes it: "ledger:8443", "dns:///ledger:8443", "unix:///run/ledger.sock", or a
+// name that another resolver knows, such as "xds:///ledger".
+type Target string
+
+// Check reports what is wrong with the target.
+func (t *Target) Check() error {
+	endpoint := string(*t)
+	if scheme, rest, ok := strings.Cut(endpoint, "://"); ok {
+		if scheme != "dns" && scheme != "passthrough" {
+			return nil // its resolver knows what is right
+		}
+		endpoint = rest[strings.LastIndex(rest, "/")+1:] // after the authority
+	}
+	host, port, err := net.SplitHostPort(endpoint)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil || host == "" {
+		return fmt.Errorf("%q is not a gRPC target with a port, such as dns:///ledger:8443", string(*t))
+	}
+	return nil
+}
+
+// Endpoint is the address of a SPIFFE Workload API (SPIFFE Workload Endpoint §4).
+type Endpoint string
+
+// Check reports what is wrong with the endpoint.
+func (e *Endpoint) Check() error {
+	if *e == "" {
+		return errors.New("missing: set SPIFFE_ENDPOINT_SOCKET to the Workload API's socket, such as unix:///run/countersign/api.sock")
+	}
+	if err := workloadapi.ValidateAddress(string(*e)); err != nil {
+		return fmt.Errorf("%q is no Workload API endpoint: %w; right would be unix:///PATH", string(*e), err)
+	}
+	return nil
+}
+
+// File is the path of a file that must be there.
+type File string
+
+// Check reports why the file cannot be read.
+func (f *File) Check() error {
+	info, err := os.Stat(string(*f))
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a regular file", string(*f))
+	}
+	return nil
+}
+
+// Duration is a length of time above zero, such as "90s" or "1h30m".
+type Duration string
+
+// Check reports what is wrong with the duration.
+func (d *Duration) Check() error {
+	v, err := time.ParseDuration(string(*d))
+	if err != nil || v <= 0 {
+		return fmt.Errorf("%q is not a duration above zero, such as 90s or 1h30m", string(*d))
+	}
+	return nil
+}
+
+// Value returns the duration; 0 when Check would fail.
+func (d Duration) Value() time.Duration {
+	v, _ := time.ParseDuration(string(d))
+	return v
+}
+
+// TrustDomain is the name of a SPIFFE trust domain (SPIFFE-ID §2.1).
+type TrustDomain string
+
+// Check reports what is wrong with the name.
+func (t *TrustDomain) Check() error {
+	if _, err := spiffeid.TrustDomainFromString(string(*t)); err != nil {
+		return fmt.Errorf("%q is no trust domain: %w; right would be bank.test", string(*t), err)
+	}
+	return nil
+}
+
+// DSN says where a service keeps its state: "sqlite:PATH".
+type DSN string
+
+// Check reports what is wrong with the DSN.
+func (d *DSN) Check() error {
+	if path, ok := strings.CutPrefix(string(*d), "sqlite:"); ok && path != "" {
+		return nil
+	}
+	// The rest of a DSN may hold a password.
+	scheme, _, ok := strings.Cut(string(*d), ":")
+	if !ok {
+		return errors.New("it has no kind; right would be sqlite:PATH, such as sqlite:/var/lib/ledger/ledger.db")
+	}
+	return fmt.Errorf("the kind %.20q is not supported; right would be sqlite:PATH, such as sqlite:/var/lib/ledger/ledger.db", scheme)
+}

@@ -1,0 +1,126 @@
+// Package yamlfile reads a protobuf message from a YAML file, strictly: one document, no key twice, no unknown field, every
+// protovalidate rule of the message held. It remembers where each value stands, so that what is found wrong later can be
+// reported with line and column too.
+package yamlfile
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"buf.build/go/protovalidate"
+	"buf.build/go/protoyaml"
+	"go.yaml.in/yaml/v3"
+	"google.golang.org/protobuf/proto"
+)
+
+// Position is a place in a file. Line and Column count from 1.
+type Position struct {
+	File   string
+	Line   int
+	Column int
+}
+
+// String returns "file:line:column".
+func (p Position) String() string { return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column) }
+
+// Errorf returns an error that starts with the position.
+func (p Position) Errorf(format string, args ...any) error {
+	return fmt.Errorf("%s: %w", p, fmt.Errorf(format, args...))
+}
+
+// Document is the text that a message was read from. It is immutable and safe for concurrent use.
+type Document struct {
+	name string
+	root *yaml.Node
+}
+
+// Unmarshal reads data into message. name is the file's name in errors. Everything that is wrong is reported at once, each
+// with line and column; message must not be used then.
+func Unmarshal(name string, data []byte, message proto.Message) (*Document, error) {
+	root, err := parse(name, data)
+	if err != nil {
+		return nil, err
+	}
+	doc := &Document{name: name, root: root}
+	if err := doc.checkMessage(root, message.ProtoReflect().Descriptor()); err != nil {
+		return nil, err
+	}
+	options := protoyaml.UnmarshalOptions{Path: name, Validator: rules{}}
+	if err := options.Unmarshal(data, message); err != nil {
+		return nil, trim(err)
+	}
+	return doc, nil
+}
+
+// rules applies a message's protovalidate rules.
+type rules struct{}
+
+func (rules) Validate(message proto.Message) error { return protovalidate.Validate(message) }
+
+// parse returns the root node of the only document in data.
+func parse(name string, data []byte) (*yaml.Node, error) {
+	decoder := yaml.NewDecoder(strings.NewReader(string(data)))
+	var first, second yaml.Node
+	switch err := decoder.Decode(&first); {
+	case errors.Is(err, io.EOF):
+		return nil, fmt.Errorf("%s: the file is empty", name)
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	// A reader that stops at the first document would silently drop the rest of the file.
+	switch err := decoder.Decode(&second); {
+	case err == nil:
+		return nil, fmt.Errorf("%s:%d:%d: a second document starts here; a file holds one", name, second.Line, second.Column)
+	case !errors.Is(err, io.EOF):
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	root := first.Content[0]
+	if root.Kind != yaml.MappingNode {
+		return nil, fmt.Errorf("%s:%d:%d: the file must hold a mapping", name, root.Line, root.Column)
+	}
+	return root, nil
+}
+
+// At returns where the value at a path stands: strings name keys, ints index lists. Where the path leaves the document it
+// returns the last place on it.
+func (d *Document) At(path ...any) Position {
+	node := d.root
+	place := node
+	for _, step := range path {
+		key, value := child(node, step)
+		if value == nil {
+			break
+		}
+		node, place = value, key
+	}
+	return d.position(place)
+}
+
+// child returns the value at one step, and the node that a person would point at to name it: the key, or the list's item.
+func child(node *yaml.Node, step any) (place, value *yaml.Node) {
+	switch step := step.(type) {
+	case string:
+		for i := 0; node.Kind == yaml.MappingNode && i+1 < len(node.Content); i += 2 {
+			if node.Content[i].Value == step {
+				return node.Content[i], node.Content[i+1]
+			}
+		}
+	case int:
+		if node.Kind == yaml.SequenceNode && step < len(node.Content) {
+			return node.Content[step], node.Content[step]
+		}
+	}
+	return nil, nil
+}
+
+func (d *Document) position(node *yaml.Node) Position {
+	return Position{File: d.name, Line: node.Line, Column: node.Column}
+}
+
+// trim ends each error without the blank line that protoyaml leaves after its snippet.
+func trim(err error) error {
+	text := strings.TrimRight(err.Error(), "\n")
+	return errors.New(strings.ReplaceAll(text, "\n\n", "\n"))
+}

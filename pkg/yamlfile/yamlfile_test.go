@@ -1,0 +1,96 @@
+package yamlfile_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/countersign-mesh/countersign/pkg/yamlfile"
+	policyv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/policy/v1"
+)
+
+const good = `trust_domain: bank.test
+services:
+  a.v1.A:
+    methods:
+      Get:
+        allow:
+          - peer: /b
+          - peer: /c
+`
+
+func TestUnmarshalRemembersPositions(t *testing.T) {
+	t.Parallel()
+	var policy policyv1.Policy
+	doc, err := yamlfile.Unmarshal("p.yaml", []byte(good), &policy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, path := range map[string][]any{
+		"p.yaml:3:3":  {"services", "a.v1.A"},
+		"p.yaml:5:7":  {"services", "a.v1.A", "methods", "Get"},
+		"p.yaml:8:13": {"services", "a.v1.A", "methods", "Get", "allow", 1},
+		"p.yaml:2:1":  {"services", "no.such"},
+	} {
+		if got := doc.At(path...).String(); got != want {
+			t.Errorf("At(%v) = %s, want %s", path, got, want)
+		}
+	}
+}
+
+func TestUnmarshalRefuses(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ text, want string }{
+		"an empty file":           {"", "p.yaml: the file is empty"},
+		"a comment alone":         {"# nothing\n", "p.yaml: the file is empty"},
+		"a list":                  {"- a\n", "p.yaml:1:1: the file must hold a mapping"},
+		"a tab":                   {"a:\n\t- b\n", "p.yaml: yaml: line 2"},
+		"a key that stands twice": {good + "trust_domain: evil.test\n", `p.yaml:9:1: the key "trust_domain" stands already in line 1`},
+		"a method that stands twice": {
+			strings.Replace(good, "      Get:\n", "      Get: {}\n      Get:\n", 1),
+			`p.yaml:6:7: the key "Get" stands already in line 5`,
+		},
+		"an unknown field": {good + "allow_all: true\n", `p.yaml:9:1: unknown field "allow_all"`},
+		// The decoder would take each of these for a field, and let it win over the one that a reader sees.
+		"a field by its JSON name":           {good + "trustDomain: evil.test\n", `p.yaml:9:1: unknown field "trustDomain"; write trust_domain`},
+		"a field by its number":              {good + "2: {}\n", `p.yaml:9:1: unknown field "2"`},
+		"a field by its number, in a rule":   {strings.Replace(good, "- peer: /c", "- {peer: /c, 1: /evil}", 1), `p.yaml:8:24: unknown field "1"`},
+		"a field by its number, in a method": {strings.Replace(good, "        allow:", "        1: [{peer: /evil}]\n        allow:", 1), `p.yaml:6:9: unknown field "1"`},
+		"a merge key":                        {strings.Replace(good, "      Get:\n", "      Get:\n        <<: {allow: [{peer: /evil}]}\n", 1), `p.yaml:6:9: unknown field "<<"`},
+		"a key that is a list":               {good + "[a]: b\n", "a key must be plain text"},
+		"a second document":                  {good + "---\ntrust_domain: evil.test\n", "p.yaml:9:1: a second document starts here"},
+		"a wrong type":                       {strings.Replace(good, "/b", "[1]", 1), "p.yaml:7:19 expected scalar"},
+		"a broken rule":                      {strings.Replace(good, "bank.test", "BANK", 1), "p.yaml:1:15 trust_domain"},
+		"an alias": {
+			strings.Replace(strings.Replace(good, "- peer: /b", "- &b\n            peer: /b", 1), "- peer: /c", "- *b", 1),
+			"the alias *b is not allowed",
+		},
+		"a file cut short": {strings.TrimSuffix(good, ": /c\n"), "p.yaml:8:13"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := yamlfile.Unmarshal("p.yaml", []byte(test.text), &policyv1.Policy{})
+			if err == nil {
+				t.Fatal("it was accepted")
+			}
+			if !strings.Contains(err.Error(), test.want) {
+				t.Errorf("the error is\n%v\nand does not contain\n%s", err, test.want)
+			}
+		})
+	}
+}
+
+func FuzzUnmarshal(f *testing.F) {
+	f.Add([]byte(good))
+	f.Add([]byte("trust_domain: a\nservices: {A: {methods: {B: {}}}}\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var policy policyv1.Policy
+		doc, err := yamlfile.Unmarshal("p.yaml", data, &policy)
+		if err != nil {
+			return
+		}
+		if policy.GetTrustDomain() == "" || len(policy.GetServices()) == 0 {
+			t.Errorf("accepted a policy without its required fields: %v", &policy)
+		}
+		_ = doc.At("services", 0, "methods")
+	})
+}
