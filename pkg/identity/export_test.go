@@ -1,0 +1,18 @@
+package identity
+
+import "time"
+
+// WithSourceClock sets the clock of a Source.
+func WithSourceClock(now func() time.Time) Option { return func(o *options) { o.now = now } }
+
+// Backoff is how long a Source waits before its next attempt.
+func Backoff(attempt int) time.Duration { return backoff(attempt) }
+
+// Rules are the names of all rules.
+func Rules() []string {
+	var names []string
+	for _, r := range rules() {
+		names = append(names, r.name)
+	}
+	return names
+}

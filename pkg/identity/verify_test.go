@@ -1,0 +1,293 @@
+package identity_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+
+	"github.com/countersign-mesh/countersign/pkg/identity"
+	"github.com/countersign-mesh/countersign/pkg/meshtest"
+)
+
+// trusted is what the verifier of a test trusts: one authority, and one of a federated trust domain.
+type trusted struct {
+	ca      *meshtest.CA
+	partner *meshtest.CA
+}
+
+func newTrusted(t testing.TB) *trusted {
+	t.Helper()
+	return &trusted{ca: meshtest.NewCA(t, "bank.test"), partner: meshtest.NewCA(t, "partner.test")}
+}
+
+func (tr *trusted) bundles() x509bundle.Source {
+	return x509bundle.NewSet(tr.ca.Bundle(), tr.partner.Bundle())
+}
+
+func TestVerifyRefuses(t *testing.T) {
+	t.Parallel()
+	tested := map[string]bool{"bundle-authorities": true} // by TestVerifyRefusesBundleWithoutCA
+	for _, c := range slices.Concat(leafRefusals(), grammarRefusals(), pathRefusals()) {
+		tested[c.rule] = true
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			tr := newTrusted(t)
+			chain := c.chain(t, tr)
+			bundles := tr.bundles()
+			if c.bundles != nil {
+				bundles = c.bundles(tr)
+			}
+			peer, err := identity.NewVerifier(bundles).Verify(chain)
+			var broken *identity.RuleError
+			if !errors.As(err, &broken) {
+				t.Fatalf("Verify = %v, %v; want a refusal by rule %s", peer, err, c.rule)
+			}
+			if peer != nil || broken.Rule != c.rule {
+				t.Errorf("Verify = %v, %v; want a refusal by rule %s", peer, err, c.rule)
+			}
+			if !strings.Contains(err.Error(), broken.Section) {
+				t.Errorf("error %q does not cite %q", err, broken.Section)
+			}
+			if len(chain) > 0 && chain[0] != nil && chain[0].Raw != nil {
+				_, _, err = x509svid.Verify(chain, bundles)
+				if in := err == nil; in != c.ordinary {
+					t.Errorf("go-spiffe's verifier lets it in: %v, want %v (%v)", in, c.ordinary, err)
+				}
+			}
+		})
+	}
+	for _, rule := range identity.Rules() {
+		if !tested[rule] {
+			t.Errorf("no chain is refused by rule %s", rule)
+		}
+	}
+}
+
+// ATTACKS 11: a leaf that got into the bundle would vouch for itself, and one bad certificate spoils the bundle for all.
+func TestVerifyRefusesBundleWithoutCA(t *testing.T) {
+	t.Parallel()
+	tr := newTrusted(t)
+	thief := meshtest.NewCA(t, "bank.test").SVID(t, "/ledger").Certificates
+	bundle := tr.ca.Bundle()
+	bundle.AddX509Authority(thief[0])
+
+	for _, c := range []struct {
+		name  string
+		chain []*x509.Certificate
+	}{
+		{"a leaf that is itself in the bundle", thief[:1]},
+		{"a good leaf beside it", tr.ca.SVID(t, "/payments").Certificates},
+	} {
+		if _, _, err := x509svid.Verify(c.chain, bundle); err != nil {
+			t.Errorf("%s: go-spiffe's verifier is expected to let it in: %v", c.name, err)
+		}
+		var broken *identity.RuleError
+		if _, err := identity.NewVerifier(bundle).Verify(c.chain); !errors.As(err, &broken) || broken.Rule != "bundle-authorities" {
+			t.Errorf("%s: %v, want a refusal by rule bundle-authorities", c.name, err)
+		}
+	}
+}
+
+func TestVerifyAccepts(t *testing.T) {
+	t.Parallel()
+	none := func(c *x509.Certificate) { c.URIs = nil }
+	for _, c := range []struct {
+		name  string
+		chain func(t *testing.T, tr *trusted) []*x509.Certificate
+		want  string
+	}{
+		{"a plain SVID", leaf(), "spiffe://bank.test/payments"},
+		{"a path of several segments", leaf(named("spiffe://bank.test/ns/prod/sa/Pay-1_a.b")), "spiffe://bank.test/ns/prod/sa/Pay-1_a.b"},
+		{"an ID of 2,048 bytes", leaf(named("spiffe://bank.test/" + strings.Repeat("a", 2048-19))), "spiffe://bank.test/" + strings.Repeat("a", 2048-19)},
+		{"no EKU", leaf(extUsage()), "spiffe://bank.test/payments"},
+		{"anyExtendedKeyUsage beside the two", leaf(extUsage(x509.ExtKeyUsageAny, x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth)), "spiffe://bank.test/payments"},
+		{"DNS names and addresses beside the ID", leaf(func(c *x509.Certificate) {
+			c.DNSNames, c.IPAddresses = []string{"payments", "localhost"}, []net.IP{net.IPv4(127, 0, 0, 1)}
+		}), "spiffe://bank.test/payments"},
+		{"keyEncipherment and keyAgreement beside digitalSignature", leaf(usage(x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment | x509.KeyUsageKeyAgreement)), "spiffe://bank.test/payments"},
+		{"a day's life, dated half a minute back", leaf(valid(-30*time.Second, 24*time.Hour)), "spiffe://bank.test/payments"},
+		{"an intermediate", below(), "spiffe://bank.test/payments"},
+		{"an intermediate without a URI", below(none), "spiffe://bank.test/payments"},
+		{"an intermediate that may sign for both usages", below(extUsage(x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth)), "spiffe://bank.test/payments"},
+		{"a federated trust domain", func(t *testing.T, tr *trusted) []*x509.Certificate {
+			return tr.partner.SVID(t, "/clearing").Certificates
+		}, "spiffe://partner.test/clearing"},
+		{"an older authority that is still in the bundle", func(t *testing.T, tr *trusted) []*x509.Certificate {
+			chain := tr.ca.SVID(t, "/payments").Certificates
+			tr.ca.NewRoot(t)
+			return chain
+		}, "spiffe://bank.test/payments"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			tr := newTrusted(t)
+			chain := c.chain(t, tr)
+			peer, err := identity.NewVerifier(tr.bundles()).Verify(chain)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if peer.ID.String() != c.want || peer.Serial != fmt.Sprintf("%x", chain[0].SerialNumber) || !peer.Chain[0].Equal(chain[0]) {
+				t.Errorf("peer = %+v", peer)
+			}
+		})
+	}
+}
+
+func TestVerifierOptions(t *testing.T) {
+	t.Parallel()
+	tr := newTrusted(t)
+	twoHours := tr.ca.SVID(t, "/payments", valid(-time.Minute, 2*time.Hour)).Certificates
+	at := func(d time.Duration) identity.VerifierOption {
+		now := time.Now().Add(d)
+		return identity.WithClock(func() time.Time { return now })
+	}
+	for _, c := range []struct {
+		name string
+		opt  identity.VerifierOption
+		want string
+	}{
+		{"a ceiling above the lifetime accepts", identity.WithMaxLifetime(2 * time.Hour), ""},
+		{"a ceiling below the lifetime refuses", identity.WithMaxLifetime(time.Hour), "leaf-lifetime"},
+		{"no ceiling accepts", identity.WithMaxLifetime(0), ""},
+		{"a clock beyond the expiry refuses", at(3 * time.Hour), "validity"},
+		{"a clock before the beginning refuses", at(-5 * time.Minute), "validity"},
+		{"a clock within accepts", at(time.Hour), ""},
+	} {
+		_, err := identity.NewVerifier(tr.bundles(), c.opt).Verify(twoHours)
+		var broken *identity.RuleError
+		errors.As(err, &broken)
+		if (err == nil) != (c.want == "") || broken != nil && broken.Rule != c.want {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+	if peer, err := new(identity.Verifier).Verify(twoHours); err == nil {
+		t.Errorf("the zero Verifier believes %v", peer)
+	}
+}
+
+func TestPeerNotAfterIsTheEarliestInTheChain(t *testing.T) {
+	t.Parallel()
+	tr := newTrusted(t)
+	ca := tr.ca.Intermediate(t, meshtest.Lifetime(10*time.Minute))
+	peer, err := identity.NewVerifier(tr.bundles()).Verify(ca.SVID(t, "/payments").Certificates)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := peer.Chain[1].NotAfter; !peer.NotAfter.Equal(want) || len(peer.Chain) != 3 {
+		t.Errorf("NotAfter = %v, chain of %d; want the intermediate's %v", peer.NotAfter, len(peer.Chain), want)
+	}
+}
+
+// An authority that was renewed with its old key gives two paths; the one that lives longest counts.
+func TestPeerNotAfterIsThatOfTheLongestLivingPath(t *testing.T) {
+	t.Parallel()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	issue := func(parent *x509.Certificate, isCA bool, life time.Duration) *x509.Certificate {
+		template := &x509.Certificate{
+			SerialNumber: big.NewInt(int64(life)),
+			NotBefore:    time.Now().Add(-time.Minute),
+			NotAfter:     time.Now().Add(life),
+			KeyUsage:     x509.KeyUsageDigitalSignature,
+
+			BasicConstraintsValid: true,
+		}
+		if isCA {
+			template.Subject, template.IsCA, template.KeyUsage = pkix.Name{CommonName: "root"}, true, x509.KeyUsageCertSign
+			parent = template
+		} else {
+			named("spiffe://bank.test/payments")(template)
+		}
+		der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cert
+	}
+	old, renewed := issue(nil, true, 10*time.Minute), issue(nil, true, 10*time.Hour)
+	leaf := issue(old, false, time.Hour)
+	for _, roots := range [][]*x509.Certificate{{old, renewed}, {renewed, old}} {
+		bundle := x509bundle.FromX509Authorities(spiffeid.RequireTrustDomainFromString("bank.test"), roots)
+		peer, err := identity.NewVerifier(bundle).Verify([]*x509.Certificate{leaf})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !peer.NotAfter.Equal(leaf.NotAfter) || !peer.Chain[1].Equal(renewed) {
+			t.Errorf("NotAfter = %v, want the leaf's %v by way of the renewed authority", peer.NotAfter, leaf.NotAfter)
+		}
+	}
+}
+
+func TestReverifyFollowsTheBundle(t *testing.T) {
+	t.Parallel()
+	ca := meshtest.NewCA(t, "bank.test")
+	chain := ca.SVID(t, "/payments").Certificates
+	now := time.Now()
+	bundles := x509bundle.NewSet(ca.Bundle())
+	v := identity.NewVerifier(bundles, identity.WithClock(func() time.Time { return now }))
+	peer, err := v.Verify(chain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rule := func() string {
+		t.Helper()
+		_, err := v.Reverify(peer)
+		var broken *identity.RuleError
+		errors.As(err, &broken)
+		if broken == nil {
+			return ""
+		}
+		return broken.Rule
+	}
+	if got := rule(); got != "" {
+		t.Errorf("with the same bundle it is refused by %s", got)
+	}
+	ca.NewRoot(t)
+	bundles.Add(ca.Bundle())
+	if got := rule(); got != "" {
+		t.Errorf("with a new authority beside the old it is refused by %s", got)
+	}
+	spoiled := ca.Bundle()
+	spoiled.AddX509Authority(chain[0])
+	bundles.Add(spoiled)
+	if got := rule(); got != "bundle-authorities" {
+		t.Errorf("with a spoiled bundle it is refused by %q", got)
+	}
+	ca.Retire()
+	bundles.Add(ca.Bundle())
+	if got := rule(); got != "path" {
+		t.Errorf("with the old authority gone it is refused by %q", got)
+	}
+	bundles.Remove(ca.TrustDomain())
+	if got := rule(); got != "bundle" {
+		t.Errorf("with the bundle gone it is refused by %q", got)
+	}
+	bundles.Add(ca.Bundle())
+	now = now.Add(2 * time.Hour)
+	if got := rule(); got != "validity" {
+		t.Errorf("after its expiry it is refused by %q", got)
+	}
+	if _, err := v.Reverify(&identity.Peer{ID: spiffeid.RequireFromString("spiffe://bank.test/x")}); err == nil {
+		t.Error("a peer that was never verified is accepted")
+	}
+}

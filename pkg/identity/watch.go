@@ -1,0 +1,271 @@
+package identity
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+const (
+	firstRetry = 250 * time.Millisecond
+	lastRetry  = 10 * time.Second
+	// firstMessage is how long a stream may stay silent at its start; the first message is due at once (Workload API §4.3).
+	firstMessage = 10 * time.Second
+)
+
+// watch follows the Workload API until ctx ends.
+//
+// It retries whatever the answer. Workload Endpoint §6 would have a client give up on INVALID_ARGUMENT, as that speaks of a fault in
+// the client; but a proxy or an agent that is just starting gives that answer too, and a process that has given up dies of
+// it when its SVID expires.
+func (s *Source) watch(ctx context.Context, e endpoint) {
+	for attempt := 0; ; attempt++ {
+		good, err := s.follow(ctx, e)
+		if ctx.Err() != nil {
+			return
+		}
+		s.lost(err)
+		if good {
+			attempt = 0
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(backoff(attempt)):
+		}
+	}
+}
+
+// backoff returns how long to wait before the next attempt: twice as long each time, and spread, so that the many
+// clients of an API that restarts do not come back at once.
+func backoff(attempt int) time.Duration {
+	ceiling := lastRetry
+	if attempt < 6 {
+		ceiling = min(lastRetry, firstRetry<<attempt)
+	}
+	return ceiling/5 + rand.N(ceiling*4/5) //nolint:gosec // it spreads load, it hides nothing
+}
+
+// received is one message of a stream, or its end.
+type received struct {
+	resp *workload.X509SVIDResponse
+	err  error
+}
+
+// follow reads one stream to its end. good says whether it brought a response that could be used; one that withdraws the identity is
+// none, so that an API that answers so and hangs up is asked ever less often.
+func (s *Source) follow(ctx context.Context, e endpoint) (good bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, conn, err := e.open(ctx)
+	if err != nil {
+		return false, err
+	}
+	messages := make(chan received)
+	var receiving sync.WaitGroup
+	receiving.Go(func() { receive(ctx, stream, messages) })
+	defer func() {
+		cancel()
+		_ = conn.Close() // it fails only when it was closed before
+		receiving.Wait()
+	}()
+	answered := false
+	for wait := firstMessage; ; wait = s.untilExpiry() {
+		m, arrived := next(ctx, messages, wait)
+		switch {
+		case !arrived && !answered:
+			return false, fmt.Errorf("no message within %s", firstMessage)
+		case !arrived && s.isOverdue():
+			// Either the API is stuck or this machine slept: a new stream is answered at once.
+			return good, ErrExpired
+		case !arrived:
+			continue
+		case m.err != nil:
+			return good, m.err
+		}
+		granted, err := s.accept(m.resp)
+		if err != nil {
+			return good, err
+		}
+		answered, good = true, good || granted
+	}
+}
+
+// receive passes a stream's messages on until it or ctx ends.
+func receive(ctx context.Context, stream workload.SpiffeWorkloadAPI_FetchX509SVIDClient, messages chan<- received) {
+	for {
+		resp, err := stream.Recv()
+		select {
+		case messages <- received{resp, err}:
+		case <-ctx.Done():
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// next waits for a message, for so long.
+func next(ctx context.Context, messages <-chan received, wait time.Duration) (m received, arrived bool) {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case m := <-messages:
+		return m, true
+	case <-ctx.Done():
+		return received{err: ctx.Err()}, true
+	case <-timer.C:
+		return received{}, false
+	}
+}
+
+// accept takes a response into use, or refuses it. granted says whether it grants the identity.
+func (s *Source) accept(resp *workload.X509SVIDResponse) (granted bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	choice := choice{id: s.opts.id, hint: s.opts.hint}
+	if s.held != nil {
+		choice.id = s.held.svid.ID
+	}
+	now := s.opts.now()
+	m, err := parseResponse(resp, choice, now)
+	switch {
+	case errors.Is(err, errNotGranted) && s.held != nil:
+		// A response is complete (Workload API §5.2.1): what it does not grant is withdrawn. It is not an error of the stream.
+		s.withdraw(err)
+		s.lostErr = nil
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("response refused: %w", err)
+	}
+	s.announce(m)
+	for _, err := range m.refused {
+		s.opts.log.Warn("part of a Workload API response refused, its trust domain is not trusted", "err", err)
+	}
+	if n := len(resp.GetCrl()); n > 0 {
+		s.opts.log.Warn("Workload API sent revocation lists, which are not evaluated", "lists", n)
+	}
+	if s.held == nil || s.held.serial != m.serial {
+		s.rotated = now
+		if s.held != nil {
+			s.count++
+		}
+	}
+	s.held, s.state, s.lastErr, s.lostErr = m, connected, nil, nil
+	s.broadcast()
+	return true, nil
+}
+
+// announce logs what a response changes. The caller holds mu.
+func (s *Source) announce(m *material) {
+	log := s.opts.log.With("id", m.svid.ID.String())
+	if s.held == nil {
+		log.Info("identity received", "socket", s.addr, "serial", m.serial, "expires", stamp(m.notAfter))
+		return
+	}
+	switch s.state {
+	case withdrawn:
+		log.Info("identity granted again", "serial", m.serial, "expires", stamp(m.notAfter))
+	case away:
+		log.Info("Workload API is back", "socket", s.addr)
+	case connected, closed:
+	}
+	if s.held.serial != m.serial {
+		log.Info("identity rotated", "old_serial", s.held.serial, "serial", m.serial, "expires", stamp(m.notAfter))
+	}
+	if !s.held.sameBundles(m) {
+		log.Info("trust bundles changed", "trust_domains", len(m.bundles))
+	}
+}
+
+// lost takes note of the end of a stream.
+func (s *Source) lost(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if status.Code(err) == codes.PermissionDenied && s.held != nil {
+		s.withdraw(err)
+		return
+	}
+	if s.state == connected || s.lostErr == nil || s.lostErr.Error() != err.Error() {
+		s.opts.log.Warn("Workload API is away, retrying", "socket", s.addr, "err", err)
+	}
+	s.lostErr = err
+	if s.state == withdrawn {
+		return // why the identity is not used is still that it was withdrawn
+	}
+	s.lastErr = err
+	if s.state == connected {
+		s.state = away
+		s.broadcast()
+	}
+}
+
+// withdraw stops the use of the identity (Workload API §5.2.1). The caller holds mu.
+func (s *Source) withdraw(err error) {
+	if s.state != withdrawn {
+		s.opts.log.Error("identity withdrawn, no longer used", "id", s.held.svid.ID.String(), "serial", s.held.serial, "err", err)
+	}
+	s.state, s.lastErr = withdrawn, err
+	s.broadcast()
+}
+
+// guard announces the moment at which the SVID expires, whatever the Workload API is doing.
+func (s *Source) guard(ctx context.Context) {
+	for {
+		changed := s.Changed()
+		s.noteExpiry()
+		timer := time.NewTimer(s.untilExpiry())
+		select {
+		case <-changed:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// noteExpiry logs and announces the expiry of the SVID, once.
+func (s *Source) noteExpiry() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held == nil || s.noted == s.held || s.opts.now().Before(s.held.notAfter) {
+		return
+	}
+	s.noted = s.held
+	s.opts.log.Error("identity expired, no longer used", "id", s.held.svid.ID.String(), "serial", s.held.serial,
+		"expired", stamp(s.held.notAfter), "last_answer", s.lastErr)
+	s.broadcast()
+}
+
+// isOverdue reports whether the API has let the SVID expire. While the identity is withdrawn there is no other to come.
+func (s *Source) isOverdue() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state != withdrawn && !s.opts.now().Before(s.held.notAfter)
+}
+
+// untilExpiry returns how long to wait before looking at the clock again: not beyond the SVID's expiry, and a short while at most,
+// because a timer does not see a machine sleep or a clock jump.
+func (s *Source) untilExpiry() time.Duration {
+	const look = 5 * time.Second
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held == nil {
+		return look
+	}
+	if left := s.held.notAfter.Sub(s.opts.now()); left > 0 {
+		return min(left, look)
+	}
+	return look
+}
