@@ -1,0 +1,72 @@
+package audit
+
+import (
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"buf.build/go/protovalidate"
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	auditv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/audit/v1"
+)
+
+func TestADecisionBecomesAMessage(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 11, 5, 9, 30, 0, 123456789, time.UTC)
+	e := entry{decision: Decision{
+		ID:            ID{0xab, 15: 0x01},
+		Time:          at,
+		PeerID:        "spiffe://bank.test/risk",
+		PeerSerial:    "1f",
+		Method:        "/bank.ledger.v1.LedgerService/PostTransfer",
+		Rule:          "bank.yaml:101",
+		Reason:        "no rule names this peer",
+		PolicyVersion: "0123456789abcdef",
+		TraceID:       [16]byte{0x4b, 15: 0x36},
+	}}
+	want := &auditv1.Record{Sequence: 7, Event: &auditv1.Record_Decision{Decision: &auditv1.Decision{
+		DecisionId:    "ab000000000000000000000000000001",
+		DecideTime:    timestamppb.New(at),
+		PeerId:        "spiffe://bank.test/risk",
+		PeerSerial:    "1f",
+		Method:        "/bank.ledger.v1.LedgerService/PostTransfer",
+		Verdict:       auditv1.Verdict_VERDICT_DENIED,
+		Rule:          "bank.yaml:101",
+		Reason:        "no rule names this peer",
+		PolicyVersion: "0123456789abcdef",
+		TraceId:       "4b000000000000000000000000000036",
+	}}}
+	if diff := cmp.Diff(want, e.record(7), protocmp.Transform()); diff != "" {
+		t.Errorf("message differs (-want +got):\n%s", diff)
+	}
+}
+
+// A caller must not be able to hide its own denial behind a method that the contract has no room for.
+func TestWhateverACallerSendsTheMessageIsValid(t *testing.T) {
+	t.Parallel()
+	for name, text := range map[string]string{
+		"nothing":              "",
+		"too long":             strings.Repeat("x", 5000),
+		"too long in runes":    strings.Repeat("ü", 5000),
+		"not UTF-8":            "/a\xff\xfe/b",
+		"long and not UTF-8":   strings.Repeat("\xff.", 5000),
+		"cut in mid character": strings.Repeat("x", 1023) + "€",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			q := NewQueue(nil)
+			q.Record(Decision{Time: time.Now(), PeerID: text, Method: text, Rule: text, Reason: text, PolicyVersion: text})
+			r := q.slot(1).record(1)
+			if err := protovalidate.Validate(r); err != nil {
+				t.Error(err)
+			}
+			if !utf8.ValidString(r.GetDecision().GetMethod()) {
+				t.Errorf("method %q is not UTF-8", r.GetDecision().GetMethod())
+			}
+		})
+	}
+}
