@@ -1,0 +1,341 @@
+package authz_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/countersign-mesh/countersign/pkg/audit"
+	"github.com/countersign-mesh/countersign/pkg/authz"
+	"github.com/countersign-mesh/countersign/pkg/identity"
+)
+
+// authInfo is what a connection secured by package transport offers.
+type authInfo struct {
+	credentials.CommonAuthInfo
+	peer *identity.Peer
+}
+
+func (authInfo) AuthType() string       { return "fake" }
+func (a authInfo) Peer() *identity.Peer { return a.peer }
+
+// callFrom is the context of a call that a peer makes.
+func callFrom(id spiffeid.ID) context.Context {
+	return peer.NewContext(context.Background(), &peer.Peer{AuthInfo: authInfo{peer: &identity.Peer{ID: id, Serial: "c0ffee"}}})
+}
+
+// records keeps what was recorded.
+type records struct {
+	mu   sync.Mutex
+	list []audit.Decision
+}
+
+func (r *records) Record(d audit.Decision) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.list = append(r.list, d)
+}
+
+// policies is a policy that a test can replace.
+type policies struct {
+	mu      sync.Mutex
+	current *authz.Policy
+	changed chan struct{}
+}
+
+func newPolicies(p *authz.Policy) *policies {
+	return &policies{current: p, changed: make(chan struct{})}
+}
+
+func (p *policies) Policy() *authz.Policy {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.current
+}
+
+func (p *policies) Changed() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.changed
+}
+
+// replace puts another policy in force. A quiet one is not announced, so that only a message can notice it.
+func (p *policies) replace(policy *authz.Policy, announce bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.current = policy
+	if announce {
+		close(p.changed)
+		p.changed = make(chan struct{})
+	}
+}
+
+func guarded(t *testing.T, text string) (*authz.Guard, *policies, *records, *log) {
+	t.Helper()
+	source, recorded, out := newPolicies(mustParse(t, text)), &records{}, &log{}
+	guard := authz.NewGuard(source, authz.WithRecorder(recorded), authz.WithLogger(slog.New(slog.NewTextHandler(out, nil))))
+	return guard, source, recorded, out
+}
+
+// call makes a unary call through guard and reports whether it reached the handler.
+func call(ctx context.Context, guard *authz.Guard, method string) (reached bool, err error) {
+	_, err = guard.Unary()(ctx, nil, &grpc.UnaryServerInfo{FullMethod: method}, func(context.Context, any) (any, error) {
+		reached = true
+		return nil, nil
+	})
+	return reached, err
+}
+
+func TestAnAllowedCallReachesItsHandlerAndIsRecorded(t *testing.T) {
+	t.Parallel()
+	guard, source, recorded, _ := guarded(t, policyText)
+	traceID := trace.TraceID{1, 2, 3}
+	ctx := trace.ContextWithSpanContext(callFrom(payments), trace.NewSpanContext(trace.SpanContextConfig{
+		TraceID: traceID, SpanID: trace.SpanID{1},
+	}))
+	reached, err := call(ctx, guard, post)
+	if err != nil || !reached {
+		t.Fatalf("reached %v, error %v", reached, err)
+	}
+	if len(recorded.list) != 1 {
+		t.Fatalf("%d decisions were recorded, want 1", len(recorded.list))
+	}
+	got := recorded.list[0]
+	want := audit.Decision{
+		ID: got.ID, Time: got.Time,
+		PeerID: payments.String(), PeerSerial: "c0ffee", Method: post, Allowed: true, Rule: "p.yaml:7",
+		PolicyVersion: source.Policy().Version(), TraceID: traceID,
+	}
+	if got != want || got.Time.IsZero() || got.ID == (audit.ID{}) {
+		t.Errorf("recorded %+v, want %+v", got, want)
+	}
+}
+
+// The caller of a denied call learns that it is denied, and an ID; the reason, which names who is allowed, stays inside.
+func TestADeniedCallerLearnsAnIDAndNothingElse(t *testing.T) {
+	t.Parallel()
+	guard, _, recorded, out := guarded(t, policyText)
+	reached, err := call(callFrom(risk), guard, post)
+	if reached {
+		t.Error("the call reached its handler")
+	}
+	st := status.Convert(err)
+	if st.Code() != codes.PermissionDenied || st.Message() != "permission denied" {
+		t.Errorf("the caller got %v", err)
+	}
+	if len(recorded.list) != 1 || recorded.list[0].Allowed {
+		t.Fatalf("recorded %+v, want one denial", recorded.list)
+	}
+	id := recorded.list[0].ID.String()
+	info, ok := st.Details()[0].(*errdetails.ErrorInfo)
+	if !ok || info.GetReason() != "DENIED" || info.GetDomain() != "countersign" || info.GetMetadata()["decision_id"] != id {
+		t.Errorf("the details are %v, want the decision ID %s", st.Details(), id)
+	}
+	if strings.Contains(st.String(), "payments") || strings.Contains(info.String(), "payments") {
+		t.Errorf("the caller is told who is allowed: %v %v", st, info)
+	}
+	for _, want := range []string{id, "allowed for /payments; the caller is /risk", risk.String(), "c0ffee"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("the log does not say %q:\n%s", want, out)
+		}
+	}
+}
+
+func TestACallerWithoutIdentityIsDenied(t *testing.T) {
+	t.Parallel()
+	for name, ctx := range map[string]context.Context{
+		"no peer":               context.Background(),
+		"a plaintext peer":      peer.NewContext(context.Background(), &peer.Peer{}),
+		"a stock TLS peer":      peer.NewContext(context.Background(), &peer.Peer{AuthInfo: credentials.TLSInfo{SPIFFEID: payments.URL()}}),
+		"a peer with a zero ID": callFrom(spiffeid.ID{}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			guard, _, recorded, _ := guarded(t, policyText)
+			reached, err := call(ctx, guard, post)
+			if reached || status.Code(err) != codes.PermissionDenied {
+				t.Errorf("reached %v, error %v", reached, err)
+			}
+			if len(recorded.list) != 1 || recorded.list[0].Allowed {
+				t.Errorf("recorded %+v, want one denial", recorded.list)
+			}
+		})
+	}
+}
+
+// stream is a server stream on which messages always come and go.
+type stream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s stream) Context() context.Context { return s.ctx }
+func (stream) RecvMsg(any) error          { return nil }
+func (stream) SendMsg(any) error          { return nil }
+
+// open opens a stream through guard and gives it to the handler.
+func open(guard *authz.Guard, peer spiffeid.ID, handler func(grpc.ServerStream) error) error {
+	return guard.Stream()(nil, stream{ctx: callFrom(peer)}, &grpc.StreamServerInfo{FullMethod: post},
+		func(_ any, ss grpc.ServerStream) error { return handler(ss) })
+}
+
+func TestAStreamIsDecidedWhenItOpens(t *testing.T) {
+	t.Parallel()
+	guard, _, recorded, _ := guarded(t, policyText)
+	err := open(guard, risk, func(grpc.ServerStream) error {
+		t.Error("the stream reached its handler")
+		return nil
+	})
+	if status.Code(err) != codes.PermissionDenied {
+		t.Errorf("the caller got %v", err)
+	}
+	err = open(guard, payments, func(ss grpc.ServerStream) error {
+		for range 10 {
+			if err := errors.Join(ss.RecvMsg(nil), ss.SendMsg(nil)); err != nil {
+				return err
+			}
+		}
+		return io.EOF
+	})
+	if !errors.Is(err, io.EOF) {
+		t.Errorf("the handler's error became %v", err)
+	}
+	if len(recorded.list) != 2 {
+		t.Errorf("%d decisions for two streams under one policy, want 2", len(recorded.list))
+	}
+}
+
+// ATTACKS 45: permission that ends while a stream is open ends the stream, whatever its handler makes of the error.
+func TestAStreamEndsWithItsPermission(t *testing.T) {
+	t.Parallel()
+	for name, message := range map[string]func(grpc.ServerStream) error{
+		"when it receives": func(ss grpc.ServerStream) error { return ss.RecvMsg(nil) },
+		"when it sends":    func(ss grpc.ServerStream) error { return ss.SendMsg(nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			guard, source, recorded, _ := guarded(t, policyText)
+			err := open(guard, payments, func(ss grpc.ServerStream) error {
+				if err := message(ss); err != nil {
+					t.Errorf("an allowed message failed: %v", err)
+				}
+				// A policy that is new and still allows the peer does not disturb it.
+				source.replace(mustParse(t, policyText+"# reviewed\n"), false)
+				if err := message(ss); err != nil {
+					t.Errorf("an allowed message failed under the next policy: %v", err)
+				}
+				source.replace(mustParse(t, strings.Replace(policyText, "/payments", "/risk", 1)), false)
+				if err := message(ss); status.Code(err) != codes.PermissionDenied {
+					t.Errorf("a message after the permission ended: %v", err)
+				}
+				source.replace(mustParse(t, policyText), false)
+				if err := message(ss); status.Code(err) != codes.PermissionDenied {
+					t.Errorf("a message on a stream that was denied: %v", err)
+				}
+				return nil // as if nothing had been
+			})
+			if status.Code(err) != codes.PermissionDenied {
+				t.Errorf("the caller got %v", err)
+			}
+			if len(recorded.list) != 3 {
+				t.Errorf("%d decisions under three policies, want 3", len(recorded.list))
+			}
+		})
+	}
+}
+
+// ATTACKS 45: the same when nothing moves on the stream.
+func TestAnIdleStreamEndsWithItsPermission(t *testing.T) {
+	t.Parallel()
+	guard, source, recorded, _ := guarded(t, policyText)
+	begin := time.Now()
+	err := open(guard, payments, func(ss grpc.ServerStream) error {
+		source.replace(mustParse(t, policyText+"# reviewed\n"), true)
+		eventually(t, 5*time.Second, "the stream is decided on again", func() bool {
+			recorded.mu.Lock()
+			defer recorded.mu.Unlock()
+			return len(recorded.list) == 2
+		})
+		if ss.Context().Err() != nil {
+			t.Error("a stream that is still allowed has ended")
+		}
+		source.replace(mustParse(t, strings.Replace(policyText, "/payments", "/risk", 1)), true)
+		<-ss.Context().Done()
+		return context.Cause(ss.Context())
+	})
+	if status.Code(err) != codes.PermissionDenied {
+		t.Errorf("the caller got %v", err)
+	}
+	if took := time.Since(begin); took > time.Second {
+		t.Errorf("the stream ended after %v, promised is a second", took)
+	}
+}
+
+func TestAdmitDecidesByTheHeadersAndRecordsWhatItDenies(t *testing.T) {
+	t.Parallel()
+	guard, _, recorded, _ := guarded(t, policyText)
+	if err := guard.Admit(callFrom(payments), post); err != nil {
+		t.Errorf("an allowed call: %v", err)
+	}
+	if n := len(recorded.list); n != 0 {
+		t.Errorf("%d decisions were recorded for a call that is yet to be decided", n)
+	}
+	for _, method := range []string{post, "/no.such.Service/Method"} {
+		if err := guard.Admit(callFrom(risk), method); status.Code(err) != codes.PermissionDenied {
+			t.Errorf("a denied call of %s: %v", method, err)
+		}
+	}
+	if err := guard.Admit(context.Background(), post); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("a caller without identity: %v", err)
+	}
+	if n := len(recorded.list); n != 3 {
+		t.Errorf("%d decisions were recorded for 3 denials", n)
+	}
+}
+
+// The audit service gets every denial; the log gets what it can bear.
+func TestAFloodOfDenialsIsRecordedAndNotAllLogged(t *testing.T) {
+	t.Parallel()
+	guard, _, recorded, out := guarded(t, policyText)
+	const calls = 1000
+	for range calls {
+		if reached, _ := call(callFrom(risk), guard, "/"+strings.Repeat("x", 10_000)); reached {
+			t.Fatal("the call reached its handler")
+		}
+	}
+	if n := len(recorded.list); n != calls {
+		t.Errorf("%d of %d denials were recorded", n, calls)
+	}
+	lines := strings.Count(out.String(), "call denied")
+	if lines == 0 || lines > calls/2 || len(out.String()) > lines*1000 {
+		t.Errorf("%d lines, %d bytes were logged for %d denials", lines, len(out.String()), calls)
+	}
+}
+
+func BenchmarkGuard(b *testing.B) {
+	source := newPolicies(mustParse(b, policyText))
+	unary := authz.NewGuard(source).Unary()
+	info := &grpc.UnaryServerInfo{FullMethod: post}
+	ctx := callFrom(payments)
+	handler := func(context.Context, any) (any, error) { return nil, nil }
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := unary(ctx, nil, info, handler); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

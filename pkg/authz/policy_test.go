@@ -1,0 +1,221 @@
+package authz_test
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"google.golang.org/grpc"
+
+	"github.com/countersign-mesh/countersign/pkg/authz"
+)
+
+const policyText = `trust_domain: bank.test
+services:
+  bank.ledger.v1.LedgerService:
+    methods:
+      PostTransfer:
+        allow:
+          - peer: /payments
+            why: moves money
+      GetBalance:
+        allow:
+          - peer: spiffe://bank.test/accounts
+          - peer: spiffe://partner.test/reader
+      Burn:
+        allow: []
+`
+
+func mustParse(t testing.TB, text string) *authz.Policy {
+	t.Helper()
+	policy, err := authz.Parse("p.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return policy
+}
+
+func TestDecide(t *testing.T) {
+	t.Parallel()
+	policy := mustParse(t, policyText)
+	const service = "/bank.ledger.v1.LedgerService/"
+	for name, test := range map[string]struct {
+		method string
+		peer   string
+		rule   string // where the rule stands, when it is allowed
+		reason string // what the reason says, when it is denied
+	}{
+		"the short form allows the peer of the own trust domain":  {service + "PostTransfer", "spiffe://bank.test/payments", "p.yaml:7", ""},
+		"the whole form allows the same kind of peer":             {service + "GetBalance", "spiffe://bank.test/accounts", "p.yaml:11", ""},
+		"a peer of another trust domain is allowed when named":    {service + "GetBalance", "spiffe://partner.test/reader", "p.yaml:12", ""},
+		"another peer is denied and told apart":                   {service + "PostTransfer", "spiffe://bank.test/risk", "", "p.yaml:5: allowed for /payments; the caller is /risk"},
+		"the same path in another trust domain is denied":         {service + "PostTransfer", "spiffe://evil.test/payments", "", "the caller is spiffe://evil.test/payments"},
+		"a trust domain that starts alike is denied (ATTACKS 13)": {service + "PostTransfer", "spiffe://bank.test.evil/payments", "", "allowed for /payments"},
+		"a path that starts alike is denied (ATTACKS 13)":         {service + "PostTransfer", "spiffe://bank.test/payments-evil", "", "allowed for /payments"},
+		"a path beneath is denied (ATTACKS 13)":                   {service + "PostTransfer", "spiffe://bank.test/payments/x", "", "allowed for /payments"},
+		"an empty list allows nobody":                             {service + "Burn", "spiffe://bank.test/payments", "", "nobody is allowed"},
+		"a method without rules is denied":                        {service + "Nothing", "spiffe://bank.test/payments", "", "has no rules"},
+		"a service without rules is denied":                       {"/bank.x.v1.X/PostTransfer", "spiffe://bank.test/payments", "", "has no rules"},
+		"a path without a leading slash is denied":                {"bank.ledger.v1.LedgerService/PostTransfer", "spiffe://bank.test/payments", "", "has no rules"},
+		"a doubled slash is denied":                               {"/" + service + "PostTransfer", "spiffe://bank.test/payments", "", "has no rules"},
+		"another case is denied":                                  {service + "posttransfer", "spiffe://bank.test/payments", "", "has no rules"},
+		"an empty path is denied":                                 {"", "spiffe://bank.test/payments", "", "has no rules"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got := policy.Decide(test.method, spiffeid.RequireFromString(test.peer))
+			if got.Allowed != (test.rule != "") || got.Rule != test.rule {
+				t.Errorf("Decide = %+v, want the rule %q", got, test.rule)
+			}
+			if !strings.Contains(got.Reason, test.reason) || (got.Reason == "") != (test.reason == "") {
+				t.Errorf("the reason is %q, want %q", got.Reason, test.reason)
+			}
+		})
+	}
+}
+
+func TestDecideDeniesNobodyAndWithoutPolicy(t *testing.T) {
+	t.Parallel()
+	if got := mustParse(t, policyText).Decide("/bank.ledger.v1.LedgerService/PostTransfer", spiffeid.ID{}); got.Allowed {
+		t.Error("the zero ID was allowed")
+	}
+	var none *authz.Policy
+	if got := none.Decide("/bank.ledger.v1.LedgerService/PostTransfer", spiffeid.RequireFromString("spiffe://bank.test/payments")); got.Allowed {
+		t.Error("no policy allowed a call")
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ old, new, want string }{
+		"a peer that is not a SPIFFE ID":         {"spiffe://bank.test/accounts", "spiffe://bank.test:80/accounts", "p.yaml:11:13: peer"},
+		"a peer with a percent sign":             {"/payments", "/pay%6Dents", "p.yaml:7:13: peer"},
+		"a peer with a dot segment":              {"/payments", "/a/../payments", "p.yaml:7:13: peer"},
+		"a peer with a trailing slash":           {"/payments", "/payments/", "p.yaml:7:13: peer"},
+		"a peer that is a trust domain":          {"spiffe://partner.test/reader", "spiffe://partner.test", "names a trust domain and no workload"},
+		"a peer that stands twice":               {"spiffe://partner.test/reader", "/accounts", `p.yaml:12:13: peer "/accounts" is allowed already at p.yaml:11`},
+		"a peer of another kind":                 {"/payments", "payments", "p.yaml:7"},
+		"a trust domain with a path":             {"bank.test\n", "bank.test/x\n", "p.yaml:1:15"},
+		"a trust domain in upper case":           {"bank.test\n", "BANK.test\n", "p.yaml:1:15"},
+		"a method with a slash":                  {"Burn:", "x/Burn:", "p.yaml:13"},
+		"a rule with an unknown field":           {"why: moves money", "when: true", `p.yaml:8:13: unknown field "when"`},
+		"a service without methods":              {"  bank.ledger.v1", "  a.B: {}\n  bank.ledger.v1", "p.yaml:3"},
+		"no rules at all":                        {policyText, "trust_domain: bank.test\n", "services"},
+		"two mistakes, of which it reports both": {"spiffe://partner.test/reader", "/UPPER/ /\n          - peer: /x/../y", "p.yaml:13:13"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := authz.Parse("p.yaml", []byte(strings.Replace(policyText, test.old, test.new, 1)))
+			if err == nil {
+				t.Fatal("it was accepted")
+			}
+			if !strings.Contains(err.Error(), test.want) {
+				t.Errorf("the error is\n%v\nand does not contain\n%s", err, test.want)
+			}
+		})
+	}
+}
+
+func TestCovers(t *testing.T) {
+	t.Parallel()
+	policy := mustParse(t, policyText)
+	has := func(methods ...string) map[string]grpc.ServiceInfo {
+		info := grpc.ServiceInfo{}
+		for _, m := range methods {
+			info.Methods = append(info.Methods, grpc.MethodInfo{Name: m})
+		}
+		return map[string]grpc.ServiceInfo{"bank.ledger.v1.LedgerService": info}
+	}
+	for name, test := range map[string]struct {
+		services map[string]grpc.ServiceInfo
+		want     string
+	}{
+		"each method has rules":         {has("GetBalance", "Burn", "PostTransfer"), ""},
+		"a method has no rules":         {has("GetBalance", "Burn", "PostTransfer", "Audit"), "p.yaml:3:3: the method Audit of bank.ledger.v1.LedgerService has no rules"},
+		"a rule names no method":        {has("GetBalance", "PostTransfer"), "p.yaml:13:7: bank.ledger.v1.LedgerService has no method Burn; it has GetBalance, PostTransfer"},
+		"a service has no rules":        {map[string]grpc.ServiceInfo{"a.B": {}}, "p.yaml: the service a.B is served here and has no rules"},
+		"a server has no such services": {nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			err := policy.Covers(test.services)
+			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+				t.Errorf("Covers = %v, want %q", err, test.want)
+			}
+		})
+	}
+}
+
+func TestTheBanksPolicyParses(t *testing.T) {
+	t.Parallel()
+	data, err := os.ReadFile("../../deploy/policy/bank.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := authz.Parse("bank.yaml", data); err != nil {
+		t.Error(err)
+	}
+}
+
+// largePolicy has n rules, ten a method.
+func largePolicy(n int) string {
+	var b strings.Builder
+	b.WriteString("trust_domain: bank.test\nservices:\n  a.v1.A:\n    methods:\n")
+	for m := range n / 10 {
+		fmt.Fprintf(&b, "      M%d:\n        allow:\n", m)
+		for p := range 10 {
+			fmt.Fprintf(&b, "          - peer: /w%d\n", p)
+		}
+	}
+	return b.String()
+}
+
+func TestDecideDoesNotAllocate(t *testing.T) {
+	policy := mustParse(t, policyText)
+	peer := spiffeid.RequireFromString("spiffe://bank.test/payments")
+	allocs := testing.AllocsPerRun(100, func() {
+		if !policy.Decide("/bank.ledger.v1.LedgerService/PostTransfer", peer).Allowed {
+			t.Error("denied")
+		}
+	})
+	if allocs != 0 {
+		t.Errorf("an allowed decision makes %v allocations, want 0", allocs)
+	}
+}
+
+func BenchmarkDecide(b *testing.B) {
+	peer := spiffeid.RequireFromString("spiffe://bank.test/w9")
+	for _, rules := range []int{10, 1_000, 100_000} {
+		policy := mustParse(b, largePolicy(rules))
+		method := fmt.Sprintf("/a.v1.A/M%d", rules/10-1)
+		b.Run(fmt.Sprintf("rules=%d", rules), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if !policy.Decide(method, peer).Allowed {
+					b.Fatal("denied")
+				}
+			}
+		})
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(policyText))
+	f.Add([]byte("trust_domain: a\nservices: {A: {methods: {B: {allow: [{peer: /x}]}}}}\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		policy, err := authz.Parse("p.yaml", data)
+		if err != nil {
+			return
+		}
+		for method, peer := range policy.Allows() {
+			if !policy.Decide(method, peer).Allowed {
+				t.Errorf("Allows has %s for %s and Decide denies it", method, peer)
+			}
+			if peer.Path() == "" {
+				t.Errorf("%s is allowed for a whole trust domain, %s", method, peer)
+			}
+		}
+	})
+}

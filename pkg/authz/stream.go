@@ -1,0 +1,97 @@
+package authz
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+
+	"google.golang.org/grpc"
+)
+
+// guardedStream asks again once another policy is in force: at each message, and when nothing moves too. While the policy is
+// the one that let the stream in, a message costs one comparison: the same policy says the same of the same peer and method.
+type guardedStream struct {
+	grpc.ServerStream
+	guard  *Guard
+	method string
+	ctx    context.Context //nolint:containedctx // as in gRPC, it is the stream's own
+	end    context.CancelCauseFunc
+	// policy let the stream in last. A stream is sent to, received from and followed by several goroutines at once.
+	policy atomic.Pointer[Policy]
+	// denial is the error that ended the stream; nil while it is allowed.
+	denial atomic.Pointer[error]
+}
+
+func newGuardedStream(ss grpc.ServerStream, guard *Guard, method string, policy *Policy) *guardedStream {
+	s := &guardedStream{ServerStream: ss, guard: guard, method: method}
+	s.ctx, s.end = context.WithCancelCause(ss.Context())
+	s.policy.Store(policy)
+	return s
+}
+
+// follow watches for changes of the policy until the function that it returns is called, which waits for the watch to end.
+func (s *guardedStream) follow() (unfollow func()) {
+	var following sync.WaitGroup
+	following.Go(func() {
+		for {
+			changed := s.guard.policies.Changed()
+			if s.recheck() != nil {
+				return
+			}
+			select {
+			case <-changed:
+			case <-s.ctx.Done():
+				return
+			}
+		}
+	})
+	return func() {
+		s.end(nil)
+		following.Wait()
+	}
+}
+
+// Context ends with the stream, and when the stream is no longer allowed.
+func (s *guardedStream) Context() context.Context { return s.ctx }
+
+// RecvMsg gives the handler a message only while the peer is allowed to send it.
+func (s *guardedStream) RecvMsg(m any) error {
+	if err := s.ServerStream.RecvMsg(m); err != nil {
+		return err
+	}
+	return s.recheck()
+}
+
+// SendMsg gives the peer a message only while it is allowed to have it.
+func (s *guardedStream) SendMsg(m any) error {
+	if err := s.recheck(); err != nil {
+		return err
+	}
+	return s.ServerStream.SendMsg(m)
+}
+
+func (s *guardedStream) recheck() error {
+	if denial := s.denial.Load(); denial != nil {
+		return *denial
+	}
+	held := s.policy.Load()
+	if s.guard.policies.Policy() == held {
+		return nil
+	}
+	policy, err := s.guard.check(s.ServerStream.Context(), s.method)
+	if err != nil {
+		s.denial.CompareAndSwap(nil, &err)
+		s.end(err)
+		return err
+	}
+	s.policy.CompareAndSwap(held, policy)
+	return nil
+}
+
+// result is what the caller is told: the denial, whatever the handler made of it.
+func (s *guardedStream) result(handlerErr error) error {
+	if denial := s.denial.Load(); denial != nil {
+		return *denial
+	}
+	return handlerErr
+}
