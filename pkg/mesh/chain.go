@@ -1,0 +1,181 @@
+package mesh
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+
+	"buf.build/go/protovalidate"
+	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/logging"
+	validation "github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/protovalidate"
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/ratelimit"
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/countersign-mesh/countersign/pkg/authz"
+	"github.com/countersign-mesh/countersign/pkg/transport"
+)
+
+// newChain returns everything that stands between the connection and a handler, in its order: see the package comment.
+func newChain(s *Server, o serverOptions) ([]grpc.ServerOption, error) {
+	metrics := grpcprom.NewServerMetrics(grpcprom.WithServerHandlingTimeHistogram())
+	panics := prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "countersign_panics_total",
+		Help: "Calls that panicked; each was answered INTERNAL.",
+	})
+	recorder, decisions := newCountingRecorder(o.recorder)
+	for _, c := range []prometheus.Collector{metrics, panics, decisions} {
+		if err := o.metrics.Register(c); err != nil {
+			return nil, fmt.Errorf("register the server's metrics: %w", err)
+		}
+	}
+	recovered := recovery.WithRecoveryHandlerContext(recoverer(o.log, panics))
+	access := accessLog(o.log)
+	guard := authz.NewGuard(s.policy, authz.WithLogger(o.log), authz.WithRecorder(recorder))
+	limit := limiter{o.limit}
+	return []grpc.ServerOption{
+		grpc.InTapHandle(admit(guard, o.log, panics)),
+		grpc.StatsHandler(telemetryServer(o.tracer)),
+		grpc.ChainUnaryInterceptor(
+			metrics.UnaryServerInterceptor(),
+			logging.UnaryServerInterceptor(access, accessOptions()...),
+			recovery.UnaryServerInterceptor(recovered),
+			liveUnary,
+			guard.Unary(),
+			ratelimit.UnaryServerInterceptor(limit),
+			validation.UnaryServerInterceptor(protovalidate.GlobalValidator),
+		),
+		grpc.ChainStreamInterceptor(
+			s.methods.onlyKnown(metrics.StreamServerInterceptor()),
+			logging.StreamServerInterceptor(access, accessOptions()...),
+			recovery.StreamServerInterceptor(recovered),
+			liveStream,
+			guard.Stream(),
+			s.streams.intercept, // inside the guard, whose denial ends a stream that waits for a message
+			ratelimit.StreamServerInterceptor(limit),
+			validation.StreamServerInterceptor(protovalidate.GlobalValidator),
+		),
+		// Without a handler of its own, gRPC answers an unknown method before any interceptor is asked.
+		grpc.UnknownServiceHandler(unknownMethod),
+	}, nil
+}
+
+// unknownMethod answers a peer that the policy allows to call a method that is not served here.
+func unknownMethod(any, grpc.ServerStream) error {
+	return status.Error(codes.Unimplemented, "this server does not have the method")
+}
+
+// liveUnary refuses a call on a connection that was cut.
+func liveUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	if err := transport.CheckLive(ctx); err != nil {
+		return nil, err
+	}
+	return handler(ctx, req)
+}
+
+// liveStream refuses a stream, and each of its messages, on a connection that was cut.
+func liveStream(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	if err := transport.CheckLive(ss.Context()); err != nil {
+		return err
+	}
+	return handler(srv, liveServerStream{ss})
+}
+
+type liveServerStream struct{ grpc.ServerStream }
+
+func (s liveServerStream) RecvMsg(m any) error {
+	if err := s.ServerStream.RecvMsg(m); err != nil {
+		return err
+	}
+	return transport.CheckLive(s.Context())
+}
+
+func (s liveServerStream) SendMsg(m any) error {
+	if err := transport.CheckLive(s.Context()); err != nil {
+		return err
+	}
+	return s.ServerStream.SendMsg(m)
+}
+
+// recoverer answers a panic with INTERNAL and a fixed text; what panicked is for the log.
+func recoverer(log *slog.Logger, panics prometheus.Counter) recovery.RecoveryHandlerFuncContext {
+	return func(ctx context.Context, p any) error {
+		panics.Inc()
+		log.ErrorContext(ctx, "a call panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		return status.Error(codes.Internal, "internal error")
+	}
+}
+
+// limiter is the rate limit as the middleware wants it; its error becomes the text of RESOURCE_EXHAUSTED.
+type limiter struct{ *rate.Limiter }
+
+func (l limiter) Limit(context.Context) error {
+	if l.Allow() {
+		return nil
+	}
+	return fmt.Errorf("this server takes %g calls a second", float64(l.Limiter.Limit()))
+}
+
+// accessLog writes the access log to log.
+func accessLog(log *slog.Logger) logging.Logger {
+	return logging.LoggerFunc(func(ctx context.Context, level logging.Level, msg string, fields ...any) {
+		log.Log(ctx, slog.Level(level), msg, fields...) //nolint:sloglint // the middleware's own message, which is constant there
+	})
+}
+
+// accessOptions logs each call once, when it has ended. Calls that went well are logged at debug: at full load they are most
+// of what a server would write, and the audit service has them. So are calls that were denied: the guard has logged them, with
+// the reason.
+func accessOptions() []logging.Option {
+	return []logging.Option{
+		logging.WithLogOnEvents(logging.FinishCall),
+		logging.WithCodes(codeOf),
+		logging.WithLevels(func(code codes.Code) logging.Level {
+			switch code {
+			case codes.OK, codes.PermissionDenied:
+				return logging.LevelDebug
+			case codes.Unavailable: // a stream that ends with its connection, when that is renewed
+				return logging.LevelInfo
+			default:
+				return logging.DefaultServerCodeToLevel(code)
+			}
+		}),
+	}
+}
+
+// codeOf is the code that gRPC answers err with: a context's error is no unknown one.
+func codeOf(err error) codes.Code {
+	if st, ok := status.FromError(err); ok {
+		return st.Code()
+	}
+	return status.FromContextError(err).Code()
+}
+
+// methodSet is the full methods that a server has. It is filled before Serve and only read after.
+type methodSet map[string]struct{}
+
+func (m methodSet) add(desc *grpc.ServiceDesc) {
+	for _, method := range desc.Methods {
+		m["/"+desc.ServiceName+"/"+method.MethodName] = struct{}{}
+	}
+	for _, stream := range desc.Streams {
+		m["/"+desc.ServiceName+"/"+stream.StreamName] = struct{}{}
+	}
+}
+
+// onlyKnown leaves metrics out for methods that are not registered: a peer that makes up names would else make up time
+// series without end. gRPC hands unknown methods to stream interceptors only.
+func (m methodSet) onlyKnown(metrics grpc.StreamServerInterceptor) grpc.StreamServerInterceptor {
+	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		if _, ok := m[info.FullMethod]; !ok {
+			return handler(srv, ss)
+		}
+		return metrics(srv, ss, info, handler)
+	}
+}

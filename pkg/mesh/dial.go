@@ -1,0 +1,69 @@
+package mesh
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/countersign-mesh/countersign/pkg/transport"
+)
+
+// DialOption changes a default of Dial.
+type DialOption func(*dialOptions)
+
+type dialOptions struct {
+	serviceConfig string
+	tracer        trace.TracerProvider
+}
+
+// WithServiceConfig sets retries, deadlines and the like in gRPC's own terms, JSON. Without it calls are spread over all
+// addresses of the target in turn and never retried.
+func WithServiceConfig(json string) DialOption {
+	return func(o *dialOptions) { o.serviceConfig = json }
+}
+
+// WithDialTracerProvider sets where spans go. By default trace IDs are made and passed on, and no span is recorded.
+func WithDialTracerProvider(p trace.TracerProvider) DialOption {
+	return func(o *dialOptions) { o.tracer = p }
+}
+
+const (
+	defaultServiceConfig = `{"loadBalancingConfig": [{"round_robin": {}}]}`
+	connectTimeout       = 5 * time.Second
+)
+
+// Dial returns a connection to the service with the identity server at a gRPC target such as "dns:///ledger:8443". Any
+// other identity that answers there is refused. Like grpc.NewClient it returns at once and connects when it is needed. The caller
+// closes it, before conns.
+func Dial(conns *transport.Registry, target string, server spiffeid.ID, opts ...DialOption) (*grpc.ClientConn, error) {
+	o := dialOptions{serviceConfig: defaultServiceConfig, tracer: newTracerProvider()}
+	for _, opt := range opts {
+		opt(&o)
+	}
+	if server.IsZero() {
+		return nil, fmt.Errorf("dial %s: the server's SPIFFE ID is missing", target)
+	}
+	// The authority that a request names is not what the server is verified by, so nothing about it can be overridden here.
+	conn, err := grpc.NewClient(target,
+		grpc.WithTransportCredentials(conns.Client(server)),
+		grpc.WithDefaultServiceConfig(o.serviceConfig),
+		grpc.WithDisableServiceConfig(), // what the resolver says is not authenticated
+		grpc.WithStatsHandler(telemetryClient(o.tracer)),
+		grpc.WithMaxHeaderListSize(maxHeaderBytes),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			// A server that restarts is back in a second or two; gRPC's own ceiling of two minutes is for the wide Internet.
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
+			MinConnectTimeout: connectTimeout,
+		}),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s (%s): %w", target, server, err)
+	}
+	return conn, nil
+}

@@ -1,0 +1,15 @@
+package mesh
+
+import "github.com/countersign-mesh/countersign/pkg/settings"
+
+// Flags are the settings that every service has. Embed them in the service's own; package settings reads them.
+type Flags struct {
+	WorkloadAPI  settings.Endpoint  `name:"workload-api" env:"SPIFFE_ENDPOINT_SOCKET" placeholder:"unix:///PATH" help:"The SPIFFE Workload API."`
+	Listen       settings.Address   `default:"127.0.0.1:8443" help:"Where to serve gRPC over mutual TLS."`
+	OpsListen    settings.Address   `default:"127.0.0.1:8080" help:"Where to serve /livez, /readyz and /metrics over plaintext HTTP."`
+	Policy       settings.File      `required:"" placeholder:"FILE" help:"The policy file; watched, reloaded."`
+	StartTimeout settings.Duration  `default:"15s" help:"How long to wait for a first SVID."`
+	DrainTimeout settings.Duration  `default:"10s" help:"How long calls in flight may take after SIGTERM."`
+	LogLevel     settings.Level     `default:"info" help:"debug, info, warn or error."`
+	LogFormat    settings.LogFormat `default:"text" help:"text or json."`
+}

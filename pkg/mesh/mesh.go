@@ -1,0 +1,10 @@
+// Package mesh puts the parts of the library together in the one right order.
+//
+// Run is the life of a process in the mesh, and what most programs want. NewServer and Dial are for programs that have a life
+// cycle of their own: they need a transport.Registry over an identity.Source, and the server an authz.File.
+//
+// A call is admitted by its headers: one that the policy denies ends there, recorded, counted and logged, before any of its
+// messages is read. It then goes through telemetry, metrics, access log, recovery, the check of the live connection, authorization,
+// the rate limit and validation, in this order, before it reaches its handler. A panic on the way, inside authorization too, is
+// counted and logged and lets nobody in. There is no option that leaves a step out.
+package mesh

@@ -1,0 +1,167 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/countersign-mesh/countersign/pkg/authz"
+	"github.com/countersign-mesh/countersign/pkg/identity"
+	"github.com/countersign-mesh/countersign/pkg/ops"
+	"github.com/countersign-mesh/countersign/pkg/settings"
+	"github.com/countersign-mesh/countersign/pkg/transport"
+)
+
+// RunOption changes a default of Run.
+type RunOption func(*runOptions)
+
+type runOptions struct {
+	identity []identity.Option
+}
+
+// WithIdentity changes how the process gets its identity, such as which one it takes when it has several (identity.WithID).
+func WithIdentity(opts ...identity.Option) RunOption {
+	return func(o *runOptions) { o.identity = append(o.identity, opts...) }
+}
+
+// Run is the life of a process: it listens, gets its identity, reads the policy, lets build make the process's parts and its one
+// server, checks that policy and services fit each other, and serves. When ctx ends it turns not ready, drains within the
+// bound of the flags, and undoes everything in reverse order. It returns nil after a clean stop; its error says what to do about
+// it. A process whose build makes no server runs what build gave to Go and serves /livez, /readyz and /metrics.
+func Run(ctx context.Context, flags Flags, build func(ctx context.Context, p *Process) error, opts ...RunOption) (err error) {
+	var o runOptions
+	for _, opt := range opts {
+		opt(&o)
+	}
+	p := &Process{
+		flags:   flags,
+		Log:     settings.NewLogger(os.Stderr, flags.LogLevel, flags.LogFormat),
+		Metrics: prometheus.NewRegistry(),
+	}
+	p.Metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	p.ops = ops.New(p.Metrics)
+	defer func() { err = errors.Join(err, p.close()) }()
+
+	// Ports first: one that is taken is known at once, and callers that are early wait instead of being refused.
+	if err := p.listen(ctx); err != nil {
+		return err
+	}
+	serving := &atomic.Bool{}
+	p.Ready("serving", func(context.Context) error {
+		if !serving.Load() {
+			return errors.New("not serving")
+		}
+		return nil
+	})
+	if err := p.join(ctx, o); err != nil {
+		return err
+	}
+	if err := build(ctx, p); err != nil {
+		return err
+	}
+	if p.server != nil {
+		// Before the workers: a process that will not serve must not begin to act.
+		if err := p.server.Fit(); err != nil {
+			return err
+		}
+	}
+	return p.serve(ctx, serving)
+}
+
+// listen opens both listeners and starts to serve the ops endpoints.
+func (p *Process) listen(ctx context.Context) error {
+	server, err := ops.Listen(ctx, string(p.flags.OpsListen), p.ops, p.Log)
+	if err != nil {
+		return fmt.Errorf("--ops-listen: %w", err)
+	}
+	p.Defer(server.Close)
+	var config net.ListenConfig
+	p.listener, err = config.Listen(ctx, "tcp", string(p.flags.Listen))
+	if err != nil {
+		return fmt.Errorf("--listen: %w", err)
+	}
+	p.Defer(func() error {
+		if err := p.listener.Close(); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
+	return nil
+}
+
+// join gets the process its identity and its policy.
+func (p *Process) join(ctx context.Context, o runOptions) error {
+	var err error
+	p.Policy, err = authz.Open(string(p.flags.Policy), authz.WithFileLogger(p.Log))
+	if err != nil {
+		return err
+	}
+	p.Go("policy", p.Policy.Watch)
+	own := []identity.Option{
+		identity.WithSocket(string(p.flags.WorkloadAPI)),
+		identity.WithLogger(p.Log),
+		identity.WithStartTimeout(p.flags.StartTimeout.Value()),
+	}
+	p.Identity, err = identity.New(ctx, slices.Concat(own, o.identity)...)
+	if err != nil {
+		return err
+	}
+	p.Defer(p.Identity.Close)
+	p.conns = transport.NewRegistry(p.Identity, transport.WithLogger(p.Log))
+	p.Defer(p.conns.Close)
+	p.Ready("identity", func(context.Context) error {
+		_, err := p.Identity.GetX509SVID()
+		return err
+	})
+	return p.Metrics.Register(newProcessMetrics(p.Identity, p.Policy, p.conns))
+}
+
+// serve runs the server and the workers until ctx ends or one of them fails.
+func (p *Process) serve(ctx context.Context, serving *atomic.Bool) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	// Workers outlive ctx: calls that drain may still need what they do, the audit queue above all.
+	workCtx, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
+	failures := make(chan error, len(p.workers))
+	var working sync.WaitGroup
+	for _, w := range p.workers {
+		working.Go(func() {
+			err := w.run(workCtx)
+			told := workCtx.Err() != nil && errors.Is(err, context.Canceled)
+			if err != nil && !told {
+				failures <- fmt.Errorf("%s: %w", w.name, err)
+				stop()
+			}
+		})
+	}
+	serving.Store(true)
+	notServing := context.AfterFunc(ctx, func() { serving.Store(false) })
+	defer notServing()
+	errs := []error{p.serveServer(ctx)}
+	stopWork()
+	working.Wait()
+	close(failures)
+	for err := range failures {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func (p *Process) serveServer(ctx context.Context) error {
+	if p.server == nil {
+		<-ctx.Done()
+		return nil
+	}
+	p.Log.InfoContext(ctx, "serving", "spiffe_id", p.Identity.ID().String(), "address", p.listener.Addr().String(),
+		"policy", p.Policy.Policy().Version())
+	return p.server.Serve(ctx, p.listener)
+}
