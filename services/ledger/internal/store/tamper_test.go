@@ -1,0 +1,112 @@
+package store_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/countersign-mesh/countersign/services/ledger/internal/ledger"
+)
+
+func TestThePastCannotBeChanged(t *testing.T) {
+	t.Parallel()
+	s, db := books(t)
+	mustPost(t, s, pay("deposit-1", cash, account(1), 100))
+	for _, statement := range []string{
+		"UPDATE entries SET minor_units = 1000 WHERE minor_units = 100",
+		"DELETE FROM entries",
+		"UPDATE transfers SET description = 'gift'",
+		"DELETE FROM transfers",
+		"INSERT OR REPLACE INTO transfers SELECT transfer_id, digest, 'gift', post_time FROM transfers",
+		"INSERT OR REPLACE INTO entries SELECT sequence, transfer_id, account_id, currency_code, 1000, balance_after FROM entries WHERE minor_units = 100",
+		"REPLACE INTO entries (transfer_id, account_id, currency_code, minor_units, balance_after) SELECT transfer_id, account_id, currency_code, 1000, balance_after FROM entries WHERE minor_units = 100",
+		"INSERT OR REPLACE INTO entries SELECT 1, transfer_id, account_id, 'USD', 1000, balance_after FROM entries WHERE minor_units = 100",
+	} {
+		_, err := db.ExecContext(t.Context(), statement)
+		if err == nil || !strings.Contains(err.Error(), "append-only") {
+			t.Errorf("%s: %v; want a refusal", statement, err)
+		}
+	}
+	mustBalance(t, s)
+	if got := balance(t, s, account(1)); got != 100 {
+		t.Errorf("balance = %d, want 100", got)
+	}
+}
+
+func TestNoStatementOverdrawsACustomer(t *testing.T) {
+	t.Parallel()
+	s, db := books(t)
+	mustPost(t, s, pay("deposit-1", cash, account(1), 100))
+	const add = "INSERT INTO entries (transfer_id, account_id, currency_code, minor_units, balance_after) VALUES ('deposit-1', ?, 'USD', -1, -1)"
+	if _, err := db.ExecContext(t.Context(), add, account(1)); err == nil || !strings.Contains(err.Error(), "no_overdraft") {
+		t.Errorf("a customer's entry below zero: %v; want the constraint no_overdraft", err)
+	}
+	if _, err := db.ExecContext(t.Context(), add, cash); err != nil {
+		t.Errorf("the bank's entry below zero: %v", err)
+	}
+}
+
+// Whoever can write the file can drop a trigger. Check finds what was done then.
+func TestCheckFindsTampering(t *testing.T) {
+	t.Parallel()
+	const unlock = "DROP TRIGGER entries_update; DROP TRIGGER entries_delete; DROP TRIGGER transfers_update;"
+	tests := map[string]struct {
+		statement string
+		balanced  bool // the sums alone look right
+		want      string
+	}{
+		"an amount that grew":                     {unlock + "UPDATE entries SET minor_units = 1000 WHERE minor_units = 100", false, "transfer deposit-1 does not sum to zero in EUR"},
+		"a transfer that was doubled":             {unlock + "UPDATE entries SET minor_units = 10 * minor_units WHERE transfer_id = 'deposit-1'", true, "account " + account(1) + " in EUR: a balance after an entry"},
+		"an entry that was moved to another":      {unlock + "UPDATE entries SET account_id = 'acc-x' WHERE minor_units = 30", true, "account acc-x in EUR: the balance is not that after the last entry"},
+		"an entry that was removed":               {unlock + "DELETE FROM entries WHERE minor_units = 30", false, "transfer payment-1 does not sum to zero"},
+		"a transfer without its entries":          {unlock + "DELETE FROM entries WHERE transfer_id = 'payment-1'", true, "transfer payment-1 has fewer than two entries"},
+		"a balance that was written by itself":    {"UPDATE balances SET minor_units = 7 WHERE account_id = 'bank-cash'", true, "account bank-cash in EUR: the balance is not"},
+		"a balance of an account without entries": {"INSERT INTO balances VALUES ('acc-x', 'EUR', 7)", true, "account acc-x in EUR: the balance is not"},
+		"a balance that was removed":              {"DELETE FROM balances WHERE account_id = 'bank-cash'", true, "account bank-cash in EUR: the balance is not"},
+		"money in another currency":               {unlock + "UPDATE entries SET currency_code = 'USD' WHERE minor_units = 100", false, "transfer deposit-1 does not sum to zero in USD"},
+		"sums that leave 64 bits":                 {unlock + "UPDATE entries SET minor_units = 9223372036854775807", false, "the entries in EUR sum to 36893488147419103228"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, db := books(t)
+			mustPost(t, s, pay("deposit-1", cash, account(1), 100))
+			mustPost(t, s, pay("payment-1", account(1), account(2), 30))
+			if _, err := db.ExecContext(t.Context(), tt.statement); err != nil {
+				t.Fatal(err)
+			}
+			sums, err := s.Check(t.Context())
+			if !errors.Is(err, ledger.ErrDamaged) || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("Check = %v; want ErrDamaged with %q", err, tt.want)
+			}
+			if len(sums.Sums) > 0 && sums.Balanced() != tt.balanced {
+				t.Errorf("Balanced = %v, want %v: %+v", sums.Balanced(), tt.balanced, sums)
+			}
+		})
+	}
+}
+
+func TestAFailureOfTheDatabaseIsAnError(t *testing.T) {
+	t.Parallel()
+	s, db := books(t)
+	mustPost(t, s, pay("deposit-1", cash, account(1), 100))
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	calls := map[string]func(context.Context) error{
+		"Post": func(ctx context.Context) error {
+			_, err := s.Post(ctx, pay("deposit-1", cash, account(1), 100))
+			return err
+		},
+		"Balances": func(ctx context.Context) error { _, err := s.Balances(ctx, account(1)); return err },
+		"Entries":  func(ctx context.Context) error { _, _, err := s.Entries(ctx, account(1), 0, 1); return err },
+		"Check":    func(ctx context.Context) error { _, err := s.Check(ctx); return err },
+	}
+	for name, call := range calls {
+		if err := call(t.Context()); err == nil || errors.Is(err, ledger.ErrDamaged) || errors.Is(err, sql.ErrNoRows) {
+			t.Errorf("%s on a closed database = %v", name, err)
+		}
+	}
+}

@@ -1,0 +1,63 @@
+// Command ledger keeps the bank's books.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/countersign-mesh/countersign/pkg/database"
+	"github.com/countersign-mesh/countersign/pkg/mesh"
+	"github.com/countersign-mesh/countersign/pkg/settings"
+	ledgerv1 "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
+	"github.com/countersign-mesh/countersign/services/ledger/internal/rpc"
+	"github.com/countersign-mesh/countersign/services/ledger/internal/store"
+	"github.com/countersign-mesh/countersign/services/ledger/internal/store/migrations"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := run(ctx, os.Args[1:], os.Stdout)
+	if err != nil && !errors.Is(err, settings.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "ledger:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+type config struct {
+	mesh.Flags `embed:""`
+
+	DSN   settings.DSN    `default:"sqlite:ledger.db" placeholder:"DSN" help:"Where the books are kept: sqlite:PATH."`
+	Audit settings.Target `required:"" placeholder:"TARGET" help:"The audit service, such as dns:///audit:8443."`
+}
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	var cfg config
+	if err := settings.Parse("ledger", "Keeps the bank's books.", args, out, &cfg); err != nil {
+		return err
+	}
+	return mesh.Run(ctx, cfg.Flags, func(ctx context.Context, p *mesh.Process) error {
+		db, err := database.Open(ctx, string(cfg.DSN), migrations.FS)
+		if err != nil {
+			return err
+		}
+		p.Defer(db.Close)
+		p.Ready("database", db.PingContext)
+		records, err := p.AuditTo(cfg.Audit)
+		if err != nil {
+			return err
+		}
+		s, err := p.NewServer(mesh.WithRecorder(records))
+		if err != nil {
+			return err
+		}
+		ledgerv1.RegisterLedgerServiceServer(s, rpc.New(store.New(db), p.Log))
+		return nil
+	})
+}
