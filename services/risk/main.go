@@ -1,0 +1,69 @@
+// Command risk says whether a payment may go through.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/countersign-mesh/countersign/pkg/database"
+	"github.com/countersign-mesh/countersign/pkg/mesh"
+	"github.com/countersign-mesh/countersign/pkg/settings"
+	riskv1 "github.com/countersign-mesh/countersign/proto/gen/bank/risk/v1"
+	"github.com/countersign-mesh/countersign/services/risk/internal/rpc"
+	"github.com/countersign-mesh/countersign/services/risk/internal/rules"
+	"github.com/countersign-mesh/countersign/services/risk/internal/store"
+	"github.com/countersign-mesh/countersign/services/risk/internal/store/migrations"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := run(ctx, os.Args[1:], os.Stdout)
+	if err != nil && !errors.Is(err, settings.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "risk:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+type config struct {
+	mesh.Flags `embed:""`
+
+	Rules settings.File   `required:"" placeholder:"FILE" help:"The rules file: amount ceilings, velocity, blocked payees."`
+	DSN   settings.DSN    `default:"sqlite:risk.db" placeholder:"DSN" help:"Where assessed payments are remembered: sqlite:PATH."`
+	Audit settings.Target `required:"" placeholder:"TARGET" help:"The audit service, such as dns:///audit:8443."`
+}
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	var cfg config
+	if err := settings.Parse("risk", "Says whether a payment may go through.", args, out, &cfg); err != nil {
+		return err
+	}
+	held, err := rules.Load(string(cfg.Rules))
+	if err != nil {
+		return err
+	}
+	return mesh.Run(ctx, cfg.Flags, func(ctx context.Context, p *mesh.Process) error {
+		db, err := database.Open(ctx, string(cfg.DSN), migrations.FS)
+		if err != nil {
+			return err
+		}
+		p.Defer(db.Close)
+		p.Ready("database", db.PingContext)
+		records, err := p.AuditTo(cfg.Audit)
+		if err != nil {
+			return err
+		}
+		s, err := p.NewServer(mesh.WithRecorder(records))
+		if err != nil {
+			return err
+		}
+		riskv1.RegisterRiskServiceServer(s, rpc.New(held, store.New(db), p.Log))
+		return nil
+	})
+}
