@@ -1,0 +1,71 @@
+// Package register is the bank's register of accounts: who owns which one, and whether it may be used.
+//
+// It knows no balances. Before it closes an account it asks the books; see Register.Close for what holds when money arrives
+// at the same moment.
+package register
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"strings"
+	"time"
+)
+
+// The ways in which the register says no.
+var (
+	ErrNotFound      = errors.New("no such account")
+	ErrRequestReused = errors.New("the request_id was used for other content; choose a new one")
+	ErrNotEmpty      = errors.New("the account's balance is not zero; move the money first")
+	ErrBusy          = errors.New("the account is being closed by others; try again")
+	ErrBooksAway     = errors.New("the ledger cannot be reached; try again")
+)
+
+// Account is one account. It is a value; the zero value is no account.
+type Account struct {
+	ID           string
+	CustomerID   string
+	DisplayName  string
+	CurrencyCode string
+	OpenTime     time.Time
+	// Closing names the attempt to close the account that is under way; empty otherwise.
+	Closing string
+	// CloseTime is zero until the account is closed.
+	CloseTime time.Time
+}
+
+// Closed reports whether the account was closed for good.
+func (a Account) Closed() bool { return !a.CloseTime.IsZero() }
+
+// Usable reports whether the account may take part in new payments.
+func (a Account) Usable() bool { return !a.Closed() && a.Closing == "" }
+
+// Opening is a customer's wish for an account.
+type Opening struct {
+	RequestID    string
+	CustomerID   string
+	DisplayName  string
+	CurrencyCode string
+}
+
+// Digest is a fingerprint of what was asked for: all but the request ID. Each part is preceded by its length, so that no two
+// openings run into each other.
+func (o Opening) Digest() []byte {
+	h := sha256.New()
+	for _, part := range []string{"countersign open account 1", o.CustomerID, o.DisplayName, o.CurrencyCode} {
+		h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(part))))
+		h.Write([]byte(part))
+	}
+	return h.Sum(nil)
+}
+
+// Page is one page of a customer's accounts.
+type Page struct {
+	Accounts []Account
+	// Next is the position to ask for the next page with; 0 on the last.
+	Next int64
+}
+
+// newID returns an ID that nobody can guess, so that a customer cannot try out others' accounts.
+func newID() string { return "acc-" + strings.ToLower(rand.Text()) }

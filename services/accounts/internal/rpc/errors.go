@@ -1,0 +1,39 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/countersign-mesh/countersign/pkg/pagetoken"
+	"github.com/countersign-mesh/countersign/services/accounts/internal/register"
+)
+
+// status is the one place that maps errors to gRPC codes. A caller is told the text of a sentinel, never that of what it wraps. Everything else
+// is logged and answered with a fixed text.
+func (s *Server) status(ctx context.Context, err error) error {
+	for _, known := range []struct {
+		is   error
+		code codes.Code
+	}{
+		{register.ErrNotFound, codes.NotFound},
+		{register.ErrRequestReused, codes.AlreadyExists},
+		{register.ErrNotEmpty, codes.FailedPrecondition},
+		{register.ErrBusy, codes.Aborted},
+		{register.ErrBooksAway, codes.Unavailable},
+		{pagetoken.ErrInvalid, codes.InvalidArgument},
+		{context.Canceled, codes.Canceled},
+		{context.DeadlineExceeded, codes.DeadlineExceeded},
+	} {
+		if errors.Is(err, known.is) {
+			if known.code == codes.Unavailable {
+				s.log.WarnContext(ctx, "a neighbour is away", "error", err)
+			}
+			return status.Error(known.code, known.is.Error())
+		}
+	}
+	s.log.ErrorContext(ctx, "call failed", "error", err)
+	return status.Error(codes.Internal, "internal error")
+}
