@@ -1,0 +1,147 @@
+package machine
+
+import (
+	"context"
+	"maps"
+	"math/rand/v2"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	// sweepPage is how many unfinished payments a sweep reads at a time, sweepWidth how many of them run at once.
+	sweepPage  = 100
+	sweepWidth = 8
+	// idleSweep is how often Work looks for unfinished payments when it knows of none: another process on the same database may
+	// have left some.
+	idleSweep = 30 * time.Second
+)
+
+// retry is when an unfinished payment is to be run again. Each has its own: one that cannot be finished does not hold up others.
+type retry struct {
+	failures int // in a row
+	due      time.Time
+}
+
+// Work takes up unfinished payments, at once and then whenever one was left, until ctx ends; it then returns nil. The longer a
+// payment cannot be finished, the less often it is tried.
+func (m *Machine) Work(ctx context.Context) error {
+	var running errgroup.Group
+	running.SetLimit(sweepWidth)
+	defer func() { _ = running.Wait() }() // what runs return is logged by them
+	for failures := 0; ; {
+		err := m.sweep(ctx, &running)
+		if ctx.Err() != nil {
+			return nil // the process stops; what was not finished is taken up by the next one
+		}
+		if err != nil {
+			m.log.ErrorContext(ctx, "cannot take up unfinished payments", "error", err)
+			failures++
+			pause(ctx, m.backoff.after(failures))
+			continue
+		}
+		failures = 0
+		pause(ctx, m.backoff.after(1)) // however many payments come due one after the other, the database is read now and then
+		m.idle(ctx)
+	}
+}
+
+// sweep starts every unfinished payment that is due. It waits for room, and not for what it has started.
+func (m *Machine) sweep(ctx context.Context, running *errgroup.Group) error {
+	began, unfinished := time.Now(), map[string]bool{}
+	for after := int64(0); ; {
+		ids, last, err := m.store.Unfinished(ctx, after, sweepPage)
+		if err != nil {
+			return err
+		}
+		if len(ids) == 0 {
+			m.forget(began, unfinished)
+			return nil
+		}
+		for _, id := range ids {
+			unfinished[id] = true
+			if !m.due(id, began) {
+				continue
+			}
+			running.Go(func() error {
+				_, _ = m.start(ctx, id).wait(ctx) // logged by the run
+				return nil
+			})
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		after = last
+	}
+}
+
+// due reports whether a payment is to be run at a time: not while it runs, and not so soon after a run that failed.
+func (m *Machine) due(id string, at time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, runs := m.runs[id]
+	return !runs && !m.retries[id].due.After(at)
+}
+
+// forget drops what was due by the beginning of a sweep that did not find it: another process has finished it.
+func (m *Machine) forget(began time.Time, unfinished map[string]bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	maps.DeleteFunc(m.retries, func(id string, r retry) bool { return !unfinished[id] && !r.due.After(began) })
+}
+
+// untilDue returns how long it is until the next payment is due, at most idleSweep.
+func (m *Machine) untilDue() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	next := idleSweep
+	for id, r := range m.retries {
+		if _, runs := m.runs[id]; !runs { // one that runs tells when it ends
+			next = min(next, time.Until(r.due))
+		}
+	}
+	return max(next, 0)
+}
+
+func (m *Machine) wakeWork() {
+	select {
+	case m.wake <- struct{}{}:
+	default: // it will wake up anyway
+	}
+}
+
+// idle waits until there is something to do, or may be.
+func (m *Machine) idle(ctx context.Context) {
+	timer := time.NewTimer(m.untilDue())
+	defer timer.Stop()
+	select {
+	case <-m.wake:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// backoff doubles from least to most.
+type backoff struct {
+	least, most time.Duration
+}
+
+// after returns how long to wait after so many failures in a row. It is spread over the upper half, so that instances that
+// failed together do not come back together.
+func (b backoff) after(failures int) time.Duration {
+	d := b.most
+	if shift := failures - 1; shift < 30 && b.least<<shift < b.most {
+		d = b.least << shift
+	}
+	return d/2 + rand.N(d/2+1) //nolint:gosec // G404: jitter is no secret
+}

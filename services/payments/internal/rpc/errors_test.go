@@ -1,0 +1,69 @@
+package rpc_test
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	paymentsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/payments/v1"
+	"github.com/countersign-mesh/countersign/services/payments/internal/payment"
+	"github.com/countersign-mesh/countersign/services/payments/internal/rpc"
+)
+
+// oneChange is a feed with one change, which then waits for its watcher to leave.
+type oneChange struct{}
+
+func (oneChange) Follow(ctx context.Context, _ string, _ int64, send func(payment.Change) error) error {
+	if err := send(payment.Change{Sequence: 1}); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// endedStream is a stream of a server that has ended it: messages are not sent any more, and ctx is over for the same cause.
+type endedStream struct {
+	grpc.ServerStreamingServer[paymentsv1.WatchPaymentsResponse]
+	ctx  context.Context
+	sent error
+}
+
+func (s endedStream) Context() context.Context                     { return s.ctx }
+func (s endedStream) Send(*paymentsv1.WatchPaymentsResponse) error { return s.sent }
+
+func TestTheEndOfAStreamIsNoFailureOfAWatch(t *testing.T) {
+	t.Parallel()
+	denied := status.Error(codes.PermissionDenied, "denied")
+	for name, test := range map[string]struct {
+		sent, cause error
+		want        codes.Code
+	}{
+		"a message is denied":                {denied, nil, codes.PermissionDenied},
+		"a watch is denied while it waits":   {nil, denied, codes.PermissionDenied},
+		"the reader leaves while it waits":   {nil, context.Canceled, codes.Canceled},
+		"the connection ends at the message": {status.Error(codes.Unavailable, "transport is closing"), nil, codes.Unavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var log bytes.Buffer
+			server := rpc.New(nil, nil, oneChange{}, slog.New(slog.NewTextHandler(&log, nil)))
+			ctx, end := context.WithCancelCause(t.Context())
+			defer end(nil)
+			if test.cause != nil {
+				end(test.cause)
+			}
+			err := server.WatchPayments(&paymentsv1.WatchPaymentsRequest{AccountId: alice}, endedStream{ctx: ctx, sent: test.sent})
+			if status.Code(err) != test.want {
+				t.Errorf("%v, want %s", err, test.want)
+			}
+			if log.Len() != 0 {
+				t.Errorf("logged: %s", &log)
+			}
+		})
+	}
+}

@@ -1,0 +1,96 @@
+// Command payments carries payments from the wish to the books.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/countersign-mesh/countersign/pkg/mesh"
+	"github.com/countersign-mesh/countersign/pkg/settings"
+	paymentsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/payments/v1"
+	"github.com/countersign-mesh/countersign/services/payments/internal/activity"
+	"github.com/countersign-mesh/countersign/services/payments/internal/machine"
+	"github.com/countersign-mesh/countersign/services/payments/internal/neighbours"
+	"github.com/countersign-mesh/countersign/services/payments/internal/rpc"
+	"github.com/countersign-mesh/countersign/services/payments/internal/store"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := run(ctx, os.Args[1:], os.Stdout)
+	if err != nil && !errors.Is(err, settings.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "payments:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+type config struct {
+	mesh.Flags `embed:""`
+
+	DSN      settings.DSN    `default:"sqlite:payments.db" help:"Where payments are kept, sqlite:PATH."`
+	Audit    settings.Target `required:"" placeholder:"TARGET" help:"The audit service."`
+	Accounts settings.Target `required:"" placeholder:"TARGET" help:"The accounts service, asked whether both sides may take part."`
+	Risk     settings.Target `required:"" placeholder:"TARGET" help:"The risk service, asked before a payment is posted."`
+	Ledger   settings.Target `required:"" placeholder:"TARGET" help:"The ledger service, where payments are posted."`
+}
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	var cfg config
+	if err := settings.Parse("payments", "Carries payments from the wish to the books.", args, out, &cfg); err != nil {
+		return err
+	}
+	return mesh.Run(ctx, cfg.Flags, func(ctx context.Context, p *mesh.Process) error {
+		payments, err := store.Open(ctx, string(cfg.DSN))
+		if err != nil {
+			return err
+		}
+		p.Defer(payments.Close)
+		p.Ready("database", payments.Ping)
+		around, err := dial(p, cfg)
+		if err != nil {
+			return err
+		}
+		records, err := p.AuditTo(cfg.Audit)
+		if err != nil {
+			return err
+		}
+		server, err := p.NewServer(mesh.WithRecorder(records))
+		if err != nil {
+			return err
+		}
+		feed := activity.New(payments)
+		payer := machine.New(payments, around, feed, machine.WithLogger(p.Log))
+		p.Defer(payer.Close) // before the store is closed, after the calls that wait for a payment have been answered
+		p.Go("unfinished payments", payer.Work)
+		paymentsv1.RegisterPaymentServiceServer(server, rpc.New(payer, payments, feed, p.Log))
+		return nil
+	})
+}
+
+func dial(p *mesh.Process, cfg config) (machine.Neighbours, error) {
+	retries := mesh.WithServiceConfig(neighbours.ServiceConfig)
+	accounts, err := p.Dial(cfg.Accounts, "/accounts", retries)
+	if err != nil {
+		return machine.Neighbours{}, err
+	}
+	risk, err := p.Dial(cfg.Risk, "/risk", retries)
+	if err != nil {
+		return machine.Neighbours{}, err
+	}
+	ledger, err := p.Dial(cfg.Ledger, "/ledger", retries)
+	if err != nil {
+		return machine.Neighbours{}, err
+	}
+	return machine.Neighbours{
+		Accounts: neighbours.NewAccounts(accounts),
+		Risk:     neighbours.NewRisk(risk),
+		Ledger:   neighbours.NewLedger(ledger),
+	}, nil
+}
