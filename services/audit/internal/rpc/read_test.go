@@ -1,0 +1,200 @@
+package rpc_test
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	auditv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/audit/v1"
+	"github.com/countersign-mesh/countersign/services/audit/internal/rpc"
+)
+
+var ofLedger = &auditv1.DecisionFilter{ServerId: "spiffe://bank.test/ledger"}
+
+func TestThePagesOfAListCoverItOnce(t *testing.T) {
+	t.Parallel()
+	f := start(t)
+	f.mustRecord(t, "/ledger", decisions(1, 120)...)
+	operator, request := f.as(t, "/operator"), &auditv1.ListDecisionsRequest{Filter: ofLedger}
+	var sizes []int
+	next := int64(120)
+	for {
+		response, err := operator.ListDecisions(t.Context(), request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sizes = append(sizes, len(response.GetRecords()))
+		for _, r := range response.GetRecords() {
+			if number(r) != strconv.FormatInt(next, 16) {
+				t.Fatalf("decision %s where %x comes next", number(r), next)
+			}
+			next--
+		}
+		if request.PageToken = response.GetNextPageToken(); request.GetPageToken() == "" {
+			break
+		}
+		// What is stored meanwhile does not shift the pages.
+		f.mustRecord(t, "/ledger", decision(121))
+	}
+	if !slices.Equal(sizes, []int{50, 50, 20}) || next != 0 {
+		t.Errorf("pages of %v down to %d, want 50, 50 and 20 down to 1", sizes, next+1)
+	}
+}
+
+func TestAPageTokenIsGoodForItsListOnly(t *testing.T) {
+	t.Parallel()
+	f := start(t)
+	f.mustRecord(t, "/ledger", decisions(1, 10)...)
+	operator := f.as(t, "/operator")
+	first, err := operator.ListDecisions(t.Context(), &auditv1.ListDecisionsRequest{Filter: ofLedger, PageSize: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := first.GetNextPageToken()
+	for name, request := range map[string]*auditv1.ListDecisionsRequest{
+		"another filter": {Filter: &auditv1.DecisionFilter{ServerId: "spiffe://bank.test/risk"}, PageToken: token},
+		"no filter":      {PageToken: token},
+		"made up":        {Filter: ofLedger, PageToken: "AAAA"},
+		"altered":        {Filter: ofLedger, PageToken: strings.ToUpper(token)},
+	} {
+		if _, err := operator.ListDecisions(t.Context(), request); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%s: %v, want INVALID_ARGUMENT", name, err)
+		}
+	}
+	rest, err := operator.ListDecisions(t.Context(), &auditv1.ListDecisionsRequest{Filter: ofLedger, PageSize: 7, PageToken: token})
+	if err != nil || len(rest.GetRecords()) != 5 {
+		t.Errorf("its own list: %d records, %v; want 5", len(rest.GetRecords()), err)
+	}
+}
+
+func watch(t *testing.T, f *fixture, request *auditv1.WatchDecisionsRequest) auditv1.AuditService_WatchDecisionsClient {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // a watch that tells nothing is a failure
+	t.Cleanup(cancel)
+	stream, err := f.as(t, "/operator").WatchDecisions(ctx, request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stream
+}
+
+// wantNext receives and expects the decisions with these numbers.
+func wantNext(t *testing.T, stream auditv1.AuditService_WatchDecisionsClient, first, last int64) {
+	t.Helper()
+	for i := first; i <= last; i++ {
+		response, err := stream.Recv()
+		if err != nil {
+			t.Fatalf("decision %d: %v", i, err)
+		}
+		if got := number(response.GetRecord()); got != strconv.FormatInt(i, 16) {
+			t.Fatalf("decision %s where %x comes next", got, i)
+		}
+	}
+}
+
+func TestAWatcherResumesAndGoesOnLive(t *testing.T) {
+	t.Parallel()
+	f := start(t)
+	f.mustRecord(t, "/ledger", decisions(1, 500)...)
+	var third int64
+	for _, r := range all(t, f) {
+		if number(r) == "3" {
+			third = r.GetPosition()
+		}
+	}
+	stream := watch(t, f, &auditv1.WatchDecisionsRequest{Filter: ofLedger, AfterPosition: third})
+	wantNext(t, stream, 4, 500)
+	f.mustRecord(t, "/ledger", decisions(501, 510)...)
+	wantNext(t, stream, 501, 510)
+}
+
+func TestAWatcherWithoutAPositionSeesWhatComes(t *testing.T) {
+	t.Parallel()
+	f := start(t)
+	f.mustRecord(t, "/ledger", decisions(1, 5)...)
+	stream := watch(t, f, &auditv1.WatchDecisionsRequest{})
+	// The watcher's own call, recorded after it was let in, shows that the watch has begun.
+	for {
+		response, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if response.GetRecord().GetServerId() == "spiffe://bank.test/ledger" {
+			t.Fatalf("told of %v, which is of the past", response.GetRecord())
+		}
+		if response.GetRecord().GetDecision().GetMethod() == auditv1.AuditService_WatchDecisions_FullMethodName {
+			break
+		}
+	}
+	f.mustRecord(t, "/ledger", decision(6))
+	for {
+		response, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if response.GetRecord().GetServerId() == "spiffe://bank.test/ledger" {
+			if number(response.GetRecord()) != "6" {
+				t.Errorf("told of decision %s, want 6", number(response.GetRecord()))
+			}
+			return
+		}
+	}
+}
+
+func TestAWatcherCannotResumeFromTheFuture(t *testing.T) {
+	t.Parallel()
+	f := start(t)
+	_, err := watch(t, f, &auditv1.WatchDecisionsRequest{AfterPosition: 1 << 40}).Recv()
+	if status.Code(err) != codes.InvalidArgument {
+		t.Errorf("error %v, want INVALID_ARGUMENT", err)
+	}
+}
+
+func TestASlowWatcherIsSentAwayAndResumes(t *testing.T) {
+	t.Parallel()
+	f := start(t, rpc.WithMaxLag(300))
+	f.mustRecord(t, "/ledger", decision(1))
+	stream := watch(t, f, &auditv1.WatchDecisionsRequest{Filter: ofLedger, AfterPosition: 1})
+	f.mustRecord(t, "/ledger", decision(2))
+	for { // until it is live
+		response, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if number(response.GetRecord()) == "2" {
+			break
+		}
+	}
+	// Far more than what HTTP/2 takes for a stream that nobody reads.
+	const last = 1500
+	long := strings.Repeat("m", 1024)
+	var records []*auditv1.Record
+	for i := int64(3); i <= last; i++ {
+		records = append(records, decision(i, func(d *auditv1.Decision) { d.Method, d.Rule, d.Reason = long, long, long }))
+	}
+	for batch := range slices.Chunk(records, 100) {
+		f.mustRecord(t, "/ledger", batch...)
+	}
+	seen, position := int64(2), int64(0)
+	for {
+		response, err := stream.Recv()
+		if status.Code(err) == codes.ResourceExhausted {
+			break
+		}
+		if err != nil {
+			t.Fatalf("after decision %d: %v, want RESOURCE_EXHAUSTED", seen, err)
+		}
+		seen, position = seen+1, response.GetRecord().GetPosition()
+	}
+	if position == 0 || seen == last {
+		t.Fatalf("saw %d of %d: the test did not reach what it is for", seen, last)
+	}
+	// What it reads of the past is no lag, however much it is.
+	wantNext(t, watch(t, f, &auditv1.WatchDecisionsRequest{Filter: ofLedger, AfterPosition: position}), seen+1, last)
+}
