@@ -1,0 +1,143 @@
+package rpc
+
+import (
+	"context"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/codes"
+
+	accountsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/accounts/v1"
+	ledgerv1 "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
+	mobilev1 "github.com/countersign-mesh/countersign/proto/gen/bank/mobile/v1"
+	moneyv1 "github.com/countersign-mesh/countersign/proto/gen/bank/money/v1"
+)
+
+// balancesAtOnce is how many balances are asked for at once for one list of accounts.
+const balancesAtOnce = 8
+
+// OpenAccount implements MobileBankService.
+func (s *Server) OpenAccount(ctx context.Context, req *mobilev1.OpenAccountRequest) (*mobilev1.OpenAccountResponse, error) {
+	who, err := customerOf(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	response, err := s.accounts.OpenAccount(ctx, &accountsv1.OpenAccountRequest{
+		RequestId:    requestKey(who, req.GetRequestId()),
+		CustomerId:   string(who),
+		DisplayName:  req.GetDisplayName(),
+		CurrencyCode: req.GetCurrencyCode(),
+	})
+	if err != nil {
+		return nil, s.behind(ctx, err, codes.AlreadyExists)
+	}
+	account, err := s.withBalance(ctx, response.GetAccount())
+	if err != nil {
+		return nil, err
+	}
+	return &mobilev1.OpenAccountResponse{Account: account}, nil
+}
+
+// ListAccounts implements MobileBankService.
+func (s *Server) ListAccounts(ctx context.Context, req *mobilev1.ListAccountsRequest) (*mobilev1.ListAccountsResponse, error) {
+	who, err := customerOf(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	page, err := s.accounts.ListAccounts(ctx, &accountsv1.ListAccountsRequest{
+		CustomerId: string(who),
+		PageSize:   req.GetPageSize(),
+		PageToken:  req.GetPageToken(),
+	})
+	if err != nil {
+		return nil, s.behind(ctx, err, codes.InvalidArgument)
+	}
+	response := &mobilev1.ListAccountsResponse{
+		Accounts:      make([]*mobilev1.Account, len(page.GetAccounts())),
+		NextPageToken: page.GetNextPageToken(),
+	}
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(balancesAtOnce)
+	for i, account := range page.GetAccounts() {
+		group.Go(func() (err error) {
+			response.Accounts[i], err = s.withBalance(groupCtx, account)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	return response, nil
+}
+
+// CloseAccount implements MobileBankService.
+func (s *Server) CloseAccount(ctx context.Context, req *mobilev1.CloseAccountRequest) (*mobilev1.CloseAccountResponse, error) {
+	who, err := customerOf(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.own(ctx, who, req.GetAccountId()); err != nil {
+		return nil, err
+	}
+	response, err := s.accounts.CloseAccount(ctx, &accountsv1.CloseAccountRequest{AccountId: req.GetAccountId()})
+	if err != nil {
+		return nil, s.behind(ctx, err, codes.FailedPrecondition, codes.Aborted)
+	}
+	// Zero when it was closed; asked for all the same, because a payment that was under way may still have come in.
+	account, err := s.withBalance(ctx, response.GetAccount())
+	if err != nil {
+		return nil, err
+	}
+	return &mobilev1.CloseAccountResponse{Account: account}, nil
+}
+
+// GetStatement implements MobileBankService.
+func (s *Server) GetStatement(ctx context.Context, req *mobilev1.GetStatementRequest) (*mobilev1.GetStatementResponse, error) {
+	who, err := customerOf(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	account, err := s.own(ctx, who, req.GetAccountId())
+	if err != nil {
+		return nil, err
+	}
+	page, err := s.ledger.ListEntries(ctx, &ledgerv1.ListEntriesRequest{
+		AccountId: account.GetAccountId(),
+		PageSize:  req.GetPageSize(),
+		PageToken: req.GetPageToken(),
+	})
+	if err != nil {
+		return nil, s.behind(ctx, err, codes.InvalidArgument)
+	}
+	response := &mobilev1.GetStatementResponse{NextPageToken: page.GetNextPageToken()}
+	for _, entry := range page.GetEntries() {
+		response.Lines = append(response.Lines, &mobilev1.StatementLine{
+			Amount:       entry.GetAmount(),
+			BalanceAfter: entry.GetBalanceAfter(),
+			Description:  entry.GetDescription(),
+			PostTime:     entry.GetPostTime(),
+		})
+	}
+	return response, nil
+}
+
+// withBalance returns an account as its customer sees it.
+func (s *Server) withBalance(ctx context.Context, account *accountsv1.Account) (*mobilev1.Account, error) {
+	response, err := s.ledger.GetBalance(ctx, &ledgerv1.GetBalanceRequest{AccountId: account.GetAccountId()})
+	if err != nil {
+		return nil, s.behind(ctx, err)
+	}
+	// Without postings the ledger has no amount to tell; an account holds one currency.
+	balance := &moneyv1.Money{CurrencyCode: account.GetCurrencyCode()}
+	for _, b := range response.GetBalances() {
+		if b.GetCurrencyCode() == account.GetCurrencyCode() {
+			balance = b
+		}
+	}
+	return &mobilev1.Account{
+		AccountId:   account.GetAccountId(),
+		DisplayName: account.GetDisplayName(),
+		Balance:     balance,
+		Closed:      account.GetStatus() != accountsv1.AccountStatus_ACCOUNT_STATUS_OPEN,
+		OpenTime:    account.GetOpenTime(),
+	}, nil
+}
