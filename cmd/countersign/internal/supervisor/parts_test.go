@@ -1,0 +1,271 @@
+package supervisor
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	registrationv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/registration/v1"
+)
+
+func TestAPortInUseIsNamedWithItsHolder(t *testing.T) {
+	t.Parallel()
+	taken, err := reserve(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := taken.ports[0]
+	_, err = reserve(t.Context(), base)
+	if !errors.Is(err, ErrPortInUse) {
+		t.Fatalf("the error is %v", err)
+	}
+	want := []string{fmt.Sprintf("--base-port: port %d (ledger) is in use", base+3), "choose others with --base-port"}
+	if runtime.GOOS == "linux" {
+		want = append(want, fmt.Sprintf("by process %d (", os.Getpid()))
+	}
+	for _, want := range want {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the error is %q and lacks %q", err, want)
+		}
+	}
+	if err := taken.release(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Not parallel: another test of this process could take the port meanwhile.
+func TestPortsOfARefusedReservationAreFreeAgain(t *testing.T) {
+	taken, err := reserve(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	base, last := taken.ports[0], taken.listeners[len(taken.listeners)-1]
+	taken.listeners = taken.listeners[:len(taken.listeners)-1]
+	if err := taken.release(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := reserve(t.Context(), base); !errors.Is(err, ErrPortInUse) {
+		t.Errorf("the error is %v", err)
+	}
+	if by, ok := holder(base); ok && strings.Contains(by, fmt.Sprintf("process %d ", os.Getpid())) {
+		t.Errorf("port %d is still held by %s", base, by)
+	}
+	if err := last.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestEveryProgramHasPortsOfItsOwn(t *testing.T) {
+	t.Parallel()
+	ports := make(map[int]int)
+	for offset := range offsets() {
+		ports[offset] = 7443 + offset
+	}
+	seen := make(map[string]string)
+	for _, p := range programs(Settings{Dir: tempDir(t)}, "bank.test", "/api.sock", ports) {
+		for _, address := range []string{p.Address, p.OpsAddress} {
+			if other, ok := seen[address]; ok && address != "" {
+				t.Errorf("%s has %s, and so has %s", p.Name, address, other)
+			}
+			seen[address] = p.Name
+		}
+	}
+	for address, want := range map[string]string{
+		"127.0.0.1:7443": "gateway", "127.0.0.1:7446": "ledger", "127.0.0.1:7548": "audit", "127.0.0.1:7549": "authority",
+	} {
+		if seen[address] != want {
+			t.Errorf("%s has %s, want %s", address, seen[address], want)
+		}
+	}
+}
+
+func TestNobodyStopsBeforeThoseWhoCallIt(t *testing.T) {
+	t.Parallel()
+	tiers := make(map[string]int)
+	for _, s := range services() {
+		tiers[s.name] = s.tier
+	}
+	for _, s := range services() {
+		if s.name != "audit" && s.tier <= tiers["audit"] {
+			t.Errorf("%s, tier %d, may outlive audit, tier %d", s.name, s.tier, tiers["audit"])
+		}
+		for _, callee := range s.calls {
+			if tiers[callee] >= s.tier {
+				t.Errorf("%s, tier %d, calls %s, tier %d", s.name, s.tier, callee, tiers[callee])
+			}
+		}
+	}
+}
+
+func TestAServiceDrainsBeforeItsTierIsKilled(t *testing.T) {
+	t.Parallel()
+	for _, p := range programs(Settings{Dir: tempDir(t), StopTimeout: 30 * time.Second}, "bank.test", "/api.sock", map[int]int{}) {
+		if got := strings.Contains(strings.Join(p.Args, " "), "--drain-timeout=2s"); got != (p.Tier > 0) {
+			t.Errorf("%s is told to drain for two fifths of 30s/6: %v; its arguments are %q", p.Name, got, p.Args)
+		}
+	}
+}
+
+func TestEntriesArePinnedToBinaryAndUser(t *testing.T) {
+	t.Parallel()
+	bin := filepath.Join(t.TempDir(), "out")
+	if err := os.Mkdir(bin, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	content := []byte("a program")
+	if err := os.WriteFile(filepath.Join(bin, "ledger"), content, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	digest := sha256.Sum256(content)
+	got := &registrationv1.Registration{Entries: []*registrationv1.Entry{
+		{SpiffeId: "/ledger", Selectors: []string{"unix:path:bin/ledger"}, DnsNames: []string{"ledger"}},
+		{SpiffeId: "/other", Selectors: []string{"unix:path:out/ledger", "unix:uid:7"}},
+	}}
+	if err := pin(got, bin, 1000); err != nil {
+		t.Fatal(err)
+	}
+	path, sum := "unix:path:"+filepath.Join(bin, "ledger"), "unix:sha256:"+hex.EncodeToString(digest[:])
+	want := &registrationv1.Registration{Entries: []*registrationv1.Entry{
+		{SpiffeId: "/ledger", Selectors: []string{path, sum, "unix:uid:1000"}, DnsNames: []string{"ledger"}},
+		{SpiffeId: "/other", Selectors: []string{path, "unix:uid:7", sum}},
+	}}
+	if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
+		t.Errorf("the entries differ (-want +got):\n%s", diff)
+	}
+	missing := &registrationv1.Registration{Entries: []*registrationv1.Entry{{Selectors: []string{"unix:path:bin/gone"}}}}
+	if err := pin(missing, bin, 1000); err == nil || !strings.Contains(err.Error(), filepath.Join(bin, "gone")) {
+		t.Errorf("a missing binary: %v", err)
+	}
+}
+
+func TestTheWrittenRegistrationIsReadAgain(t *testing.T) {
+	t.Parallel()
+	dir := tempDir(t)
+	if err := dir.Create(); err != nil {
+		t.Fatal(err)
+	}
+	want := &registrationv1.Registration{TrustDomain: "bank.test", Entries: []*registrationv1.Entry{
+		{SpiffeId: "/ledger", Selectors: []string{"unix:path:/a dir/: #led\"ger", "unix:uid:0"}, DnsNames: []string{"localhost"}},
+	}}
+	if err := writeRegistration(dir, want, "bank.yaml"); err != nil {
+		t.Fatal(err)
+	}
+	got, err := readRegistration(dir.Registration())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
+		t.Errorf("read otherwise than written (-want +got):\n%s", diff)
+	}
+}
+
+func TestSettingsReportAllThatIsMissing(t *testing.T) {
+	t.Parallel()
+	bin := filepath.Join(t.TempDir(), "bin")
+	if err := os.Mkdir(bin, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Prepare(t.Context(), Settings{Dir: tempDir(t), Bin: bin, BasePort: 65500})
+	if err == nil {
+		t.Fatal("it was accepted")
+	}
+	for _, want := range []string{"--policy: ", "--registration: ", "--risk-rules: ", "--base-port: 65500 is not", "make build", "actors/mobile"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the error lacks %q:\n%v", want, err)
+		}
+	}
+}
+
+func TestTheExpiryIsFoundAmongMetrics(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		metrics string
+		want    int64
+	}{
+		"a gauge":                 {expiryMetric + " 1.8e+09\n", 1_800_000_000},
+		"with labels":             {expiryMetric + `{id="spiffe://bank.test/a b"} 1800000000.5` + "\n", 1_800_000_000},
+		"after a longer name":     {expiryMetric + "_total 7\n" + expiryMetric + " 9\n", 9},
+		"nothing":                 {"go_goroutines 7\n", 0},
+		"no number":               {expiryMetric + " soon\n", 0},
+		"infinite":                {expiryMetric + " +Inf\n", 0},
+		"zero: there is no SVID":  {expiryMetric + " 0\n", 0},
+		"the help line, not more": {"# HELP " + expiryMetric + " When.\n", 0},
+		"a name without a value":  {expiryMetric + "\n", 0},
+		"labels without a value":  {expiryMetric + "{} \n", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, ok := parseExpiry(test.metrics)
+			if ok != (test.want != 0) || (ok && got.Unix() != test.want) {
+				t.Errorf("got %v, %v, want %v", got.Unix(), ok, test.want)
+			}
+		})
+	}
+}
+
+func TestOutputIsCutIntoLines(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "x.log")
+	if err := os.WriteFile(path, []byte("earlier run"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	out, err := newOutput(path, func(line string) { got = append(got, line) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"one\ntw", "o\r\n\nlong" + strings.Repeat("x", maxLine), "rest\nunfinished"} {
+		if _, err := out.Write([]byte(part)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := out.close(); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"one", "two", "", "long" + strings.Repeat("x", maxLine), "rest", "unfinished"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the lines differ (-want +got):\n%s", diff)
+	}
+	if old, err := os.ReadFile(path + ".old"); string(old) != "earlier run" {
+		t.Errorf("the log of the earlier run: %q, %v", old, err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the log's mode: %v, %v", info.Mode(), err)
+	}
+}
+
+func TestOnlyTheLastLinesAreKept(t *testing.T) {
+	t.Parallel()
+	out, err := newOutput(filepath.Join(t.TempDir(), "x.log"), func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 * keptLines {
+		_, _ = fmt.Fprintln(out, i)
+	}
+	last := out.lastLines()
+	if len(last) != keptLines || last[keptLines-1] != fmt.Sprint(3*keptLines-1) {
+		t.Errorf("kept %q", last)
+	}
+	if err := out.close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTheAuthorityIsToldItsLifetimes(t *testing.T) {
+	t.Parallel()
+	args := strings.Join(authorityArgs(Settings{Dir: tempDir(t), SVIDTTL: 2 * time.Minute}, "bank.test", "/s", "127.0.0.1:1"), " ")
+	if !strings.Contains(args, "--svid-ttl=2m0s") || strings.Contains(args, "--authority-ttl") {
+		t.Errorf("the arguments are %s", args)
+	}
+}

@@ -1,0 +1,90 @@
+// Package supervisor runs the bank's mesh on one machine: the authority and the six services, started together, watched,
+// and stopped together, with nothing left behind.
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/rundir"
+)
+
+// Settings say how to run the mesh.
+type Settings struct {
+	// Dir is where the mesh keeps its state.
+	Dir rundir.Dir
+	// Bin is the directory of the programs.
+	Bin string
+	// Policy, Registration and RiskRules are files. Empty ones are deploy/policy/bank.yaml, deploy/registration/bank.yaml and
+	// deploy/risk/bank.yaml in the directory that Bin is in.
+	Policy, Registration, RiskRules string
+	// BasePort is the gateway's port, and the others follow from it; 0 chooses free ports.
+	BasePort int
+	// SVIDTTL and AuthorityTTL are how long SVIDs and the signing authority live; the authority's default when zero.
+	SVIDTTL, AuthorityTTL time.Duration
+	LogLevel              string
+	// StartTimeout bounds the start, StopTimeout the stop before what is left is killed.
+	StartTimeout, StopTimeout time.Duration
+}
+
+// resolve makes every path absolute and checks that what must be there is there. It reports all that is missing at once.
+func (s Settings) resolve() (Settings, error) {
+	var err error
+	// The authority compares the path that the kernel has for a process, which has no symbolic links in it.
+	if s.Bin, err = realPath(s.Bin); err != nil {
+		return s, fmt.Errorf("--bin: %w", err)
+	}
+	root := filepath.Dir(s.Bin)
+	var errs []error
+	for _, file := range []struct {
+		path           *string
+		flag, fallback string
+	}{
+		{&s.Policy, "--policy", "deploy/policy/bank.yaml"},
+		{&s.Registration, "--registration", "deploy/registration/bank.yaml"},
+		{&s.RiskRules, "--risk-rules", "deploy/risk/bank.yaml"},
+	} {
+		if *file.path == "" {
+			*file.path = filepath.Join(root, file.fallback)
+		}
+		if *file.path, err = realPath(*file.path); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", file.flag, err))
+		}
+	}
+	if s.BasePort != 0 && (s.BasePort < 1 || s.BasePort+authorityOffset > 65535) {
+		errs = append(errs, fmt.Errorf("--base-port: %d is not 0 (free ports) or 1 to %d: the mesh uses ports up to %d above it",
+			s.BasePort, 65535-authorityOffset, authorityOffset))
+	}
+	errs = append(errs, s.checkPrograms())
+	return s, errors.Join(errs...)
+}
+
+// checkPrograms says which programs are missing and how to make them.
+func (s Settings) checkPrograms() error {
+	var missing []string
+	for _, name := range binaries() {
+		info, err := os.Stat(filepath.Join(s.Bin, name))
+		if err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return fmt.Errorf("--bin: %s lacks %q; build what is missing with: make build", s.Bin, missing)
+}
+
+func realPath(path string) (string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return path, err
+	}
+	resolved, err := filepath.EvalSymlinks(abs)
+	if err != nil {
+		return path, err
+	}
+	return resolved, nil
+}

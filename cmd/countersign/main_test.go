@@ -1,0 +1,141 @@
+package main
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/svidfile"
+	"github.com/countersign-mesh/countersign/pkg/meshtest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// countersign runs a command line in a run directory of its own.
+func countersign(t *testing.T, args ...string) (stdout string, err error) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	err = run(append([]string{"--run-dir", t.TempDir()}, args...), strings.NewReader(""), &out, &errs)
+	return out.String(), err
+}
+
+func exitCode(err error) int {
+	if c, ok := errors.AsType[*codeError](err); ok {
+		return c.code
+	}
+	return 1
+}
+
+func TestAMistakeOnTheCommandLineNamesTheFlag(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		args []string
+		want string
+	}{
+		"an unknown command":             {[]string{"start"}, "unexpected argument start"},
+		"an unknown flag":                {[]string{"up", "--ports", "7"}, "unknown flag --ports"},
+		"no number":                      {[]string{"up", "--base-port", "many"}, "--base-port"},
+		"no duration":                    {[]string{"up", "--svid-ttl", "2"}, "--svid-ttl"},
+		"an SVID too short to renew":     {[]string{"up", "--svid-ttl", "1s"}, "--svid-ttl: 1s is too short"},
+		"an authority that dies first":   {[]string{"up", "--svid-ttl", "1h", "--authority-ttl", "1m"}, "--authority-ttl: 1m0s is shorter than --svid-ttl"},
+		"a bound of nothing":             {[]string{"up", "--stop-timeout", "0s"}, "--stop-timeout: 0s is not above zero"},
+		"an unknown level":               {[]string{"up", "--log-level", "loud"}, "--log-level"},
+		"nowhere to write to":            {[]string{"svid", "write"}, "--dir"},
+		"a call of nothing":              {[]string{"call", "ledger"}, "<method>"},
+		"which help explains the rest":   {[]string{"svid", "write"}, "countersign svid write --help"},
+		"and which when there is no cmd": {[]string{"--what"}, "countersign --help"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := countersign(t, test.args...)
+			if err == nil || !strings.Contains(err.Error(), test.want) || exitCode(err) != codeUsage {
+				t.Errorf("the error is %v with code %d, want %q in it and code %d", err, exitCode(err), test.want, codeUsage)
+			}
+		})
+	}
+}
+
+func TestHelpListsEveryCommand(t *testing.T) {
+	t.Parallel()
+	out, err := countersign(t, "--help")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range []string{"up", "down", "status", "demo", "svid show", "svid write", "svid watch", "call", "proxy", "audit show"} {
+		if !strings.Contains(out, "\n  "+command+" ") {
+			t.Errorf("%q is not in the help:\n%s", command, out)
+		}
+	}
+	if strings.Contains(out, "act ") {
+		t.Errorf("what is for the demo alone is in the help:\n%s", out)
+	}
+}
+
+func TestWithoutAMeshEachCommandSaysWhatToStart(t *testing.T) {
+	t.Setenv("SPIFFE_ENDPOINT_SOCKET", "")
+	for name, args := range map[string][]string{
+		"status": {"status"}, "demo": {"demo"}, "svid": {"svid", "show"}, "call": {"call", "ledger", "CheckTrialBalance"},
+		"proxy": {"proxy", "ledger"}, "audit": {"audit", "show", "00"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := countersign(t, args...)
+			if err == nil || !strings.Contains(err.Error(), "countersign up") {
+				t.Errorf("the error is %v", err)
+			}
+			want := 1
+			if name == "status" {
+				want = codeNotRunning
+			}
+			if exitCode(err) != want {
+				t.Errorf("the exit code is %d, want %d", exitCode(err), want)
+			}
+		})
+	}
+	if out, err := countersign(t, "down"); err != nil || !strings.Contains(out, "No mesh was running") {
+		t.Errorf("down: %q, %v", out, err)
+	}
+}
+
+func TestUpWithoutProgramsSaysHowToBuildThem(t *testing.T) {
+	t.Parallel()
+	if _, err := countersign(t, "up", "--bin", t.TempDir()); err == nil || !strings.Contains(err.Error(), "make build") {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+func TestTheSVIDIsShownAndWritten(t *testing.T) {
+	t.Parallel()
+	m := meshtest.New(t, "bank.test", "trust_domain: bank.test\nservices: {a.v1.A: {methods: {Get: {}}}}\n")
+	m.Identity(t, "/operator")
+	socket := m.API(t, "/operator").Addr()
+	out, err := countersign(t, "svid", "show", "--socket", socket)
+	if err != nil || !strings.Contains(out, "spiffe://bank.test/operator\n") || !strings.Contains(out, "expires in  ") {
+		t.Errorf("show: %q, %v", out, err)
+	}
+	if strings.Contains(out, "PRIVATE") {
+		t.Error("the key is shown")
+	}
+	dir := filepath.Join(t.TempDir(), "svid")
+	if out, err := countersign(t, "svid", "write", "--dir", dir, "--socket", socket); err != nil || !strings.Contains(out, dir) {
+		t.Errorf("write: %q, %v", out, err)
+	}
+	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, svidfile.SVID), filepath.Join(dir, svidfile.Key))
+	if err != nil || pair.Leaf.URIs[0].String() != "spiffe://bank.test/operator" {
+		t.Errorf("the files: %v", err)
+	}
+}
+
+func TestAProxyToTheNetworkIsRefused(t *testing.T) {
+	t.Parallel()
+	m := meshtest.New(t, "bank.test", "trust_domain: bank.test\nservices: {a.v1.A: {methods: {Get: {}}}}\n")
+	m.Identity(t, "/operator")
+	_, err := countersign(t, "proxy", "localhost:1", "--expect", "/ledger", "--listen", "0.0.0.0:0", "--socket", m.API(t, "/operator").Addr())
+	if err == nil || !strings.Contains(err.Error(), "not a loopback address") {
+		t.Errorf("the error is %v", err)
+	}
+}
