@@ -1,0 +1,174 @@
+# What there is to do here: `make help`. All of it needs Go (the version in go.mod), make, git and, for the race detector, a C compiler.
+# Nothing needs Docker; the network is needed for Go modules only.
+
+# Works with GNU make 3.81 and bash 3.2 too, which is what macOS has.
+SHELL := bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+SERVICES := $(notdir $(patsubst %/go.mod,%,$(wildcard services/*/go.mod)))
+MODULES := . e2e $(addprefix services/,$(SERVICES))
+TOOL_MODULES := $(patsubst %/go.mod,%,$(wildcard tools/*/go.mod))
+MAINS := ./cmd/countersign $(addprefix ./services/,$(SERVICES))
+PLATFORMS := darwin/arm64 linux/arm64
+
+# The same sources give the same bytes, whatever the directory and the state of the checkout: an identity is bound to the
+# SHA-256 of a binary.
+# Without symbol tables a binary is a third smaller, and so is the time that it takes to hash it when a process is attested.
+BUILD_FLAGS := -trimpath -buildvcs=false -ldflags='-s -w'
+
+TOOLS := bin/tools
+BUF := $(TOOLS)/buf
+LINT := $(CURDIR)/$(TOOLS)/golangci-lint
+PLUGINS := $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc
+
+# protovalidate's schema comes from its Go module, so that no schema registry has to be reachable. The sum pins its content.
+VALIDATE_MODULE := github.com/bufbuild/protovalidate@v1.2.2
+VALIDATE_SUM := h1:2H/9/Kr97etSRqW3IJjTTb09z+zutkK2GDhDRbOnqr4=
+VALIDATE_PROTO := proto/.imports/buf/validate/validate.proto
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
+
+##### The mesh
+
+.PHONY: build
+build: ## Build every service and the CLI into bin/
+	@mkdir -p bin/actors
+	go build $(BUILD_FLAGS) -o bin/ $(MAINS)
+	@for actor in mobile risk; do \
+		cmp -s bin/countersign bin/actors/$$actor || { rm -f bin/actors/$$actor; cp bin/countersign bin/actors/$$actor; }; \
+	done
+
+.PHONY: up
+up: build ## Build, then start the mesh here; Ctrl-C stops it
+	bin/countersign up
+
+.PHONY: down
+down: ## Stop a mesh that was started with `countersign up --detach`
+	bin/countersign down
+
+.PHONY: demo
+demo: build ## Play the story against the running mesh
+	bin/countersign demo
+
+##### Tests
+
+.PHONY: test
+test: ## Vet and test all modules, with the race detector; starts the real binaries too
+	go vet work
+	go test -race work
+
+.PHONY: e2e
+e2e: ## Test the real binaries only, and say what each test saw
+	go test -count=1 -v ./e2e/...
+
+.PHONY: bench
+bench: ## Run all benchmarks
+	go test -run '^$$' -bench . -benchmem ./... $(addsuffix /...,$(addprefix ./services/,$(SERVICES)))
+
+##### Contracts
+
+.PHONY: generate
+generate: $(BUF) $(PLUGINS) $(VALIDATE_PROTO) ## Generate proto/gen from the contracts
+	$(BUF) generate
+
+.PHONY: generate-check
+generate-check: $(BUF) $(PLUGINS) $(VALIDATE_PROTO) ## Fail when proto/gen is not what the contracts generate
+	@rm -rf bin/generated
+	$(BUF) generate --output bin/generated
+	diff -r proto/gen bin/generated/proto/gen
+	@rm -rf bin/generated
+
+.PHONY: breaking
+breaking: $(BUF) $(VALIDATE_PROTO) ## Compare the contracts with the last release, or with AGAINST=<commit>
+	@against="$${AGAINST:-$$(git describe --tags --abbrev=0 2>/dev/null || true)}"; \
+	if [[ -z "$$against" ]]; then echo "breaking: nothing was released yet, so there is nothing to break"; exit 0; fi; \
+	rm -rf bin/against && mkdir -p bin/against/proto/.imports && \
+	git archive -o bin/against.tar "$$against" buf.yaml proto && tar -x -C bin/against -f bin/against.tar && \
+	cp -R proto/.imports/. bin/against/proto/.imports && \
+	echo "$(BUF) breaking --against bin/against # $$against" && $(BUF) breaking --against bin/against
+
+$(VALIDATE_PROTO): Makefile
+	@mkdir -p $(@D)
+	@module="$$(go mod download -json $(VALIDATE_MODULE))" || { echo "$$module" >&2; exit 1; }; \
+	grep -qF '"Sum": "$(VALIDATE_SUM)"' <<<"$$module" || { echo "$(VALIDATE_MODULE) is not the module that was pinned: $$module" >&2; exit 1; }; \
+	dir="$$(sed -n 's/^.*"Dir": "\(.*\)".*$$/\1/p' <<<"$$module")"; \
+	rm -f $@ && cp "$$dir/proto/protovalidate/buf/validate/validate.proto" $@ && chmod u+w $@ && touch $@
+
+##### Order
+
+.PHONY: format
+format: $(BUF) $(LINT) $(VALIDATE_PROTO) ## Format Go and proto files
+	$(BUF) format -w
+	@for module in $(MODULES); do (cd $$module && $(LINT) fmt) || exit 1; done
+
+.PHONY: lint
+lint: $(BUF) $(LINT) $(VALIDATE_PROTO) ## Lint Go and proto files
+	$(BUF) lint
+	$(BUF) format -d --exit-code
+	$(LINT) config verify
+	@failed=; for module in $(MODULES); do \
+		echo "golangci-lint run # in $$module"; (cd $$module && $(LINT) run) || failed=1; \
+	done; [[ -z "$$failed" ]]
+
+.PHONY: tidy
+tidy: ## Tidy every go.mod
+	@for module in $(MODULES) $(TOOL_MODULES); do echo "go mod tidy # in $$module"; (cd $$module && GOWORK=off go mod tidy) || exit 1; done
+
+.PHONY: tidy-check
+tidy-check: ## Fail when a go.mod is not tidy
+	@failed=; for module in $(MODULES) $(TOOL_MODULES); do \
+		echo "go mod tidy -diff # in $$module"; (cd $$module && GOWORK=off go mod tidy -diff) || failed=1; \
+	done; [[ -z "$$failed" ]]
+
+.PHONY: standalone
+standalone: ## Build each module without the workspace, as its users do
+	@for module in $(MODULES); do echo "GOWORK=off go build # in $$module"; (cd $$module && GOWORK=off go build -buildvcs=false ./...) || exit 1; done
+
+.PHONY: cross
+cross: ## Build every service and the CLI for the other platforms into bin/cross/
+	@for platform in $(PLATFORMS); do \
+		echo "go build # for $$platform"; \
+		out=bin/cross/$${platform/\//-}; mkdir -p $$out; \
+		CGO_ENABLED=0 GOOS=$${platform%/*} GOARCH=$${platform#*/} go build $(BUILD_FLAGS) -o $$out/ $(MAINS) || exit 1; \
+	done
+
+.PHONY: vuln
+vuln: $(TOOLS)/govulncheck ## Look for known vulnerabilities in what is reached
+	@tools/vuln.sh $(CURDIR)/$(TOOLS)/govulncheck $(MODULES)
+
+.PHONY: ci
+ci: ## All that has to pass before a change goes in
+	@for step in generate-check lint tidy-check standalone cross test vuln; do \
+		echo "=== $$step"; start=$$SECONDS; $(MAKE) $$step || exit 1; echo "--- $$step: $$((SECONDS - start)) s"; \
+	done
+
+.PHONY: clean
+clean: ## Remove what was built, but not the tools
+	@find bin -mindepth 1 -maxdepth 1 ! -name tools -exec rm -rf {} + 2>/dev/null || true
+
+##### Tools, each pinned in a module of its own because their dependencies do not mix
+
+.PHONY: tools
+tools: $(BUF) $(LINT) $(PLUGINS) $(TOOLS)/grpcurl $(TOOLS)/govulncheck ## Build the tools that the other targets need
+
+# $(call build-tool,module): each tool is older than its pin or up to date.
+build-tool = cd tools/$(1) && GOWORK=off go build $(BUILD_FLAGS) -o $(CURDIR)/$(TOOLS)/ tool && touch $(foreach tool,$(2),$(CURDIR)/$(TOOLS)/$(tool))
+
+$(BUF): tools/buf/go.mod
+	$(call build-tool,buf,buf)
+
+$(PLUGINS): tools/protoc/go.mod
+	$(call build-tool,protoc,protoc-gen-go protoc-gen-go-grpc)
+
+$(LINT): tools/golangci-lint/go.mod
+	$(call build-tool,golangci-lint,golangci-lint)
+
+$(TOOLS)/grpcurl: tools/grpcurl/go.mod
+	$(call build-tool,grpcurl,grpcurl)
+
+$(TOOLS)/govulncheck: tools/govulncheck/go.mod
+	$(call build-tool,govulncheck,govulncheck)
