@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/countersign-mesh/countersign/pkg/identity"
 	"github.com/countersign-mesh/countersign/pkg/watchfile"
 )
 
@@ -58,6 +59,9 @@ func Open(path string, opts ...FileOption) (*File, error) {
 
 // Policy returns the policy in force: one atomic load. Whoever decides takes it once, so that no decision sees two policies.
 func (f *File) Policy() *Policy { return f.current.Load() }
+
+// Revocations returns whom the policy in force revokes; see transport.Registry.Heed.
+func (f *File) Revocations() *identity.Revocations { return f.Policy().Revocations() }
 
 // Require makes the policy cover a server's services (see Policy.Covers): it fails when the policy in force does not, and from
 // then on no policy comes into force that does not.

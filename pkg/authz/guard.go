@@ -73,7 +73,7 @@ func (discard) Record(audit.Decision) {}
 // the errors of decoding which methods exist, and could make a server hold its messages.
 func (g *Guard) Admit(ctx context.Context, fullMethod string) error {
 	peer, ok := identity.FromContext(ctx)
-	if ok && g.policies.Policy().Decide(fullMethod, peer.ID).Allowed {
+	if ok && decide(g.policies.Policy(), fullMethod, peer).Allowed {
 		return nil
 	}
 	_, err := g.check(ctx, fullMethod)
@@ -118,7 +118,7 @@ func (g *Guard) check(ctx context.Context, fullMethod string) (*Policy, error) {
 	verdict := Verdict{Reason: "the caller has no verified identity"}
 	if peer, ok := identity.FromContext(ctx); ok {
 		decision.PeerID, decision.PeerSerial = peer.ID.String(), peer.Serial
-		verdict = policy.Decide(fullMethod, peer.ID)
+		verdict = decide(policy, fullMethod, peer)
 	}
 	decision.Allowed, decision.Rule, decision.Reason = verdict.Allowed, verdict.Rule, verdict.Reason
 	g.recorder.Record(decision)
@@ -127,6 +127,14 @@ func (g *Guard) check(ctx context.Context, fullMethod string) (*Policy, error) {
 	}
 	g.logDenial(ctx, decision)
 	return nil, denied(decision.ID)
+}
+
+// decide lets revocation stand above every rule. The connection of a revoked peer is cut too, but not in the same instant.
+func decide(policy *Policy, fullMethod string, peer *identity.Peer) Verdict {
+	if err := policy.Revocations().Check(peer); err != nil {
+		return Verdict{Reason: err.Error()}
+	}
+	return policy.Decide(fullMethod, peer.ID)
 }
 
 func (g *Guard) logDenial(ctx context.Context, d audit.Decision) {

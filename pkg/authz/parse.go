@@ -9,6 +9,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/countersign-mesh/countersign/pkg/identity"
 	"github.com/countersign-mesh/countersign/pkg/yamlfile"
 	policyv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/policy/v1"
 )
@@ -38,6 +39,7 @@ func Parse(name string, data []byte) (*Policy, error) {
 	for _, service := range slices.Sorted(maps.Keys(file.GetServices())) {
 		errs = append(errs, p.addService(service, file.GetServices()[service]))
 	}
+	errs = append(errs, p.addRevocations(file.GetRevoked()))
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
@@ -75,6 +77,33 @@ func (p *Policy) compile(rules *policyv1.Method, path ...any) (*method, error) {
 		m.peers = append(m.peers, id)
 	}
 	return m, errors.Join(errs...)
+}
+
+func (p *Policy) addRevocations(revoked []*policyv1.Revocation) error {
+	var entries []identity.Revocation
+	var errs []error
+	for i, r := range revoked {
+		entry := identity.Revocation{Entry: p.at(p.document.At("revoked", i))}
+		var field string
+		var err error
+		switch subject := r.GetSubject().(type) {
+		case *policyv1.Revocation_Id:
+			field = "id"
+			entry.ID, err = p.parsePeer(subject.Id)
+		case *policyv1.Revocation_Serial:
+			field = "serial"
+			entry.Serial, err = identity.ParseSerial(subject.Serial)
+		case *policyv1.Revocation_Authority:
+			field = "authority"
+			entry.Authority, err = identity.ParseAuthority(subject.Authority)
+		}
+		if err != nil {
+			errs = append(errs, p.document.At("revoked", i, field).Errorf("%s: %w", field, err))
+		}
+		entries = append(entries, entry)
+	}
+	p.revoked = identity.NewRevocations(entries...)
+	return errors.Join(errs...)
 }
 
 // errNoPath is why a trust domain alone names no peer (X509-SVID §5.2: a leaf's ID has a path).

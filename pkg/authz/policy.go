@@ -15,6 +15,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/countersign-mesh/countersign/pkg/identity"
 	"github.com/countersign-mesh/countersign/pkg/yamlfile"
 )
 
@@ -29,6 +30,7 @@ type Policy struct {
 	methods map[string]*method
 	// services is keyed by the service's full name, and each by the name of its method.
 	services map[string]map[string]*method
+	revoked  *identity.Revocations
 	document *yamlfile.Document
 }
 
@@ -63,6 +65,14 @@ func (p *Policy) Version() string {
 
 // TrustDomain returns the trust domain that the file's short forms belong to.
 func (p *Policy) TrustDomain() spiffeid.TrustDomain { return p.trustDomain }
+
+// Revocations returns whom the policy revokes.
+func (p *Policy) Revocations() *identity.Revocations {
+	if p == nil {
+		return nil
+	}
+	return p.revoked
+}
 
 // Decide says whether peer may call fullMethod ("/package.Service/Method"). A method that the policy does not know is denied,
 // and so is the zero ID. An allowed call costs no allocation.

@@ -34,6 +34,8 @@ type candidate struct {
 	id    spiffeid.ID
 	now   time.Time
 	roots []*x509.Certificate
+	// paths are all that lead from the leaf to an authority, each leaf first.
+	paths [][]*x509.Certificate
 	peer  *Peer
 }
 
@@ -60,6 +62,7 @@ func rules() []rule {
 		{"bundle", "Workload API §4.6", (*Verifier).findBundle},
 		{"bundle-authorities", "X509-SVID §3.2", (*Verifier).checkBundle},
 		{"path", "X509-SVID §5.1", (*Verifier).checkPath},
+		{"not-revoked", "policy of the verifier", (*Verifier).checkNotRevoked},
 	}
 }
 
@@ -232,7 +235,7 @@ func (v *Verifier) findBundle(c *candidate) error {
 func (v *Verifier) checkBundle(c *candidate) error { return checkAuthorities(c.roots) }
 
 func (v *Verifier) checkPath(c *candidate) error {
-	chains, err := c.leaf().Verify(x509.VerifyOptions{
+	paths, err := c.leaf().Verify(x509.VerifyOptions{
 		Roots:         pool(c.roots),
 		Intermediates: pool(c.intermediates()),
 		CurrentTime:   c.now,
@@ -242,11 +245,30 @@ func (v *Verifier) checkPath(c *candidate) error {
 	if err != nil {
 		return fmt.Errorf("no valid path from %q to an authority of %q: %w", c.id, c.id.TrustDomain(), err)
 	}
-	c.peer = &Peer{ID: c.id, Serial: fmt.Sprintf("%x", c.leaf().SerialNumber), presented: c.chain}
-	for _, chain := range chains {
-		if end := earliestExpiry(chain); end.After(c.peer.NotAfter) {
-			c.peer.NotAfter, c.peer.Chain = end, chain
+	c.paths = paths
+	return nil
+}
+
+// checkNotRevoked takes the path that holds longest of those that no revoked authority is on.
+func (v *Verifier) checkNotRevoked(c *candidate) error {
+	peer := &Peer{ID: c.id, Serial: serialOf(c.leaf()), presented: c.chain}
+	list := v.revocations()
+	if err := list.Check(peer); err != nil {
+		return err
+	}
+	var revoked error
+	for _, path := range c.paths {
+		if err := list.checkAuthorities(path); err != nil {
+			revoked = err
+			continue
+		}
+		if end := earliestExpiry(path); end.After(peer.NotAfter) {
+			peer.NotAfter, peer.Chain = end, path
 		}
 	}
+	if peer.Chain == nil {
+		return revoked
+	}
+	c.peer = peer
 	return nil
 }

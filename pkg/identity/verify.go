@@ -31,6 +31,7 @@ type Verifier struct {
 	bundles     x509bundle.Source
 	maxLifetime time.Duration
 	now         func() time.Time
+	revoked     func() *Revocations
 }
 
 // VerifierOption changes a default of NewVerifier.
@@ -42,6 +43,12 @@ func WithMaxLifetime(d time.Duration) VerifierOption { return func(v *Verifier) 
 
 // WithClock sets the clock; time.Now by default.
 func WithClock(now func() time.Time) VerifierOption { return func(v *Verifier) { v.now = now } }
+
+// WithRevocations sets who is refused though the certificates are good: current returns the list in force, and is asked at each
+// verification. Nobody by default.
+func WithRevocations(current func() *Revocations) VerifierOption {
+	return func(v *Verifier) { v.revoked = current }
+}
 
 // NewVerifier returns a Verifier that trusts the authorities in bundles.
 func NewVerifier(bundles x509bundle.Source, opts ...VerifierOption) *Verifier {
@@ -79,7 +86,11 @@ func (v *Verifier) Reverify(p *Peer) (*Peer, error) {
 		return nil, &RuleError{Rule: "chain-length", Section: "X509-SVID §5.1", Err: errors.New("the peer was never verified")}
 	}
 	c := &candidate{chain: p.presented, id: p.ID, now: v.clock()}
-	if c.now.Before(p.NotAfter) && v.findBundle(c) == nil && v.checkBundle(c) == nil {
+	list := v.revocations()
+	if err := list.Check(p); err != nil {
+		return nil, &RuleError{Rule: "not-revoked", Section: "policy of the verifier", Err: err}
+	}
+	if c.now.Before(p.NotAfter) && list.checkAuthorities(p.Chain) == nil && v.findBundle(c) == nil && v.checkBundle(c) == nil {
 		authority := p.Chain[len(p.Chain)-1]
 		for _, root := range c.roots {
 			if root.Equal(authority) {
@@ -88,6 +99,13 @@ func (v *Verifier) Reverify(p *Peer) (*Peer, error) {
 		}
 	}
 	return v.Verify(p.presented)
+}
+
+func (v *Verifier) revocations() *Revocations {
+	if v.revoked == nil {
+		return nil
+	}
+	return v.revoked()
 }
 
 func (v *Verifier) clock() time.Time {

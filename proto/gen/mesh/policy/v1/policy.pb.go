@@ -31,7 +31,10 @@ type Policy struct {
 	TrustDomain string `protobuf:"bytes,1,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
 	// The rules, by the full name of the gRPC service ("bank.ledger.v1.LedgerService"). A server refuses to start while one
 	// of its services is missing here.
-	Services      map[string]*Service `protobuf:"bytes,2,rep,name=services,proto3" json:"services,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Services map[string]*Service `protobuf:"bytes,2,rep,name=services,proto3" json:"services,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Who is refused though the certificate is good: new handshakes fail, open connections are cut and their calls end. It stands above
+	// every rule, and takes effect within a second on each server that watches the file.
+	Revoked       []*Revocation `protobuf:"bytes,3,rep,name=revoked,proto3" json:"revoked,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -80,6 +83,127 @@ func (x *Policy) GetServices() map[string]*Service {
 	return nil
 }
 
+func (x *Policy) GetRevoked() []*Revocation {
+	if x != nil {
+		return x.Revoked
+	}
+	return nil
+}
+
+// Revocation names one workload, one SVID or one authority that is not believed any more.
+type Revocation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is revoked.
+	//
+	// Types that are valid to be assigned to Subject:
+	//
+	//	*Revocation_Id
+	//	*Revocation_Serial
+	//	*Revocation_Authority
+	Subject isRevocation_Subject `protobuf_oneof:"subject"`
+	// Why, for whoever reviews the file.
+	Why           string `protobuf:"bytes,4,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Revocation) Reset() {
+	*x = Revocation{}
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Revocation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Revocation) ProtoMessage() {}
+
+func (x *Revocation) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
+func (*Revocation) Descriptor() ([]byte, []int) {
+	return file_mesh_policy_v1_policy_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Revocation) GetSubject() isRevocation_Subject {
+	if x != nil {
+		return x.Subject
+	}
+	return nil
+}
+
+func (x *Revocation) GetId() string {
+	if x != nil {
+		if x, ok := x.Subject.(*Revocation_Id); ok {
+			return x.Id
+		}
+	}
+	return ""
+}
+
+func (x *Revocation) GetSerial() string {
+	if x != nil {
+		if x, ok := x.Subject.(*Revocation_Serial); ok {
+			return x.Serial
+		}
+	}
+	return ""
+}
+
+func (x *Revocation) GetAuthority() string {
+	if x != nil {
+		if x, ok := x.Subject.(*Revocation_Authority); ok {
+			return x.Authority
+		}
+	}
+	return ""
+}
+
+func (x *Revocation) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+type isRevocation_Subject interface {
+	isRevocation_Subject()
+}
+
+type Revocation_Id struct {
+	// A workload, by its SPIFFE ID, whole or short as in a rule: every SVID of it, those to come included.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3,oneof"`
+}
+
+type Revocation_Serial struct {
+	// One SVID, by its serial number in hexadecimal, with or without colons between the bytes.
+	Serial string `protobuf:"bytes,2,opt,name=serial,proto3,oneof"`
+}
+
+type Revocation_Authority struct {
+	// A signing certificate, root or intermediate, by its subject key ID in hexadecimal, with or without colons between the bytes
+	// (RFC 5280 §4.2.1.2): whatever it signed.
+	Authority string `protobuf:"bytes,3,opt,name=authority,proto3,oneof"`
+}
+
+func (*Revocation_Id) isRevocation_Subject() {}
+
+func (*Revocation_Serial) isRevocation_Subject() {}
+
+func (*Revocation_Authority) isRevocation_Subject() {}
+
 // Service is what may be called of one gRPC service.
 type Service struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -92,7 +216,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_mesh_policy_v1_policy_proto_msgTypes[1]
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -104,7 +228,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_policy_v1_policy_proto_msgTypes[1]
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -117,7 +241,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_mesh_policy_v1_policy_proto_rawDescGZIP(), []int{1}
+	return file_mesh_policy_v1_policy_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Service) GetMethods() map[string]*Method {
@@ -138,7 +262,7 @@ type Method struct {
 
 func (x *Method) Reset() {
 	*x = Method{}
-	mi := &file_mesh_policy_v1_policy_proto_msgTypes[2]
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -150,7 +274,7 @@ func (x *Method) String() string {
 func (*Method) ProtoMessage() {}
 
 func (x *Method) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_policy_v1_policy_proto_msgTypes[2]
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -163,7 +287,7 @@ func (x *Method) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Method.ProtoReflect.Descriptor instead.
 func (*Method) Descriptor() ([]byte, []int) {
-	return file_mesh_policy_v1_policy_proto_rawDescGZIP(), []int{2}
+	return file_mesh_policy_v1_policy_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Method) GetAllow() []*Rule {
@@ -187,7 +311,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_mesh_policy_v1_policy_proto_msgTypes[3]
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -199,7 +323,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_policy_v1_policy_proto_msgTypes[3]
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -212,7 +336,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_mesh_policy_v1_policy_proto_rawDescGZIP(), []int{3}
+	return file_mesh_policy_v1_policy_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Rule) GetPeer() string {
@@ -233,13 +357,21 @@ var File_mesh_policy_v1_policy_proto protoreflect.FileDescriptor
 
 const file_mesh_policy_v1_policy_proto_rawDesc = "" +
 	"\n" +
-	"\x1bmesh/policy/v1/policy.proto\x12\x0emesh.policy.v1\x1a\x1bbuf/validate/validate.proto\"\xa3\x02\n" +
+	"\x1bmesh/policy/v1/policy.proto\x12\x0emesh.policy.v1\x1a\x1bbuf/validate/validate.proto\"\xd9\x02\n" +
 	"\x06Policy\x12=\n" +
 	"\ftrust_domain\x18\x01 \x01(\tB\x1a\xbaH\x17r\x15\x10\x01\x18\xff\x012\x0e^[a-z0-9._-]+$R\vtrustDomain\x12\x83\x01\n" +
-	"\bservices\x18\x02 \x03(\v2$.mesh.policy.v1.Policy.ServicesEntryBA\xbaH>\x9a\x01;\b\x01\"7r523^[A-Za-z_][A-Za-z0-9_]*(\\.[A-Za-z_][A-Za-z0-9_]*)*$R\bservices\x1aT\n" +
+	"\bservices\x18\x02 \x03(\v2$.mesh.policy.v1.Policy.ServicesEntryBA\xbaH>\x9a\x01;\b\x01\"7r523^[A-Za-z_][A-Za-z0-9_]*(\\.[A-Za-z_][A-Za-z0-9_]*)*$R\bservices\x124\n" +
+	"\arevoked\x18\x03 \x03(\v2\x1a.mesh.policy.v1.RevocationR\arevoked\x1aT\n" +
 	"\rServicesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12-\n" +
-	"\x05value\x18\x02 \x01(\v2\x17.mesh.policy.v1.ServiceR\x05value:\x028\x01\"\xc5\x01\n" +
+	"\x05value\x18\x02 \x01(\v2\x17.mesh.policy.v1.ServiceR\x05value:\x028\x01\"\xde\x01\n" +
+	"\n" +
+	"Revocation\x12.\n" +
+	"\x02id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x02\x18\x80\x102\x10^(spiffe:/)?/.+$H\x00R\x02id\x125\n" +
+	"\x06serial\x18\x02 \x01(\tB\x1b\xbaH\x18r\x16\x10\x01\x18\x80\x012\x0f^[0-9A-Fa-f:]+$H\x00R\x06serial\x12;\n" +
+	"\tauthority\x18\x03 \x01(\tB\x1b\xbaH\x18r\x16\x10\x02\x18\x80\x022\x0f^[0-9A-Fa-f:]+$H\x00R\tauthority\x12\x1a\n" +
+	"\x03why\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xf4\x03R\x03whyB\x10\n" +
+	"\asubject\x12\x05\xbaH\x02\b\x01\"\xc5\x01\n" +
 	"\aService\x12f\n" +
 	"\amethods\x18\x01 \x03(\v2$.mesh.policy.v1.Service.MethodsEntryB&\xbaH#\x9a\x01 \b\x01\"\x1cr\x1a2\x18^[A-Za-z_][A-Za-z0-9_]*$R\amethods\x1aR\n" +
 	"\fMethodsEntry\x12\x10\n" +
@@ -263,26 +395,28 @@ func file_mesh_policy_v1_policy_proto_rawDescGZIP() []byte {
 	return file_mesh_policy_v1_policy_proto_rawDescData
 }
 
-var file_mesh_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_mesh_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_mesh_policy_v1_policy_proto_goTypes = []any{
-	(*Policy)(nil),  // 0: mesh.policy.v1.Policy
-	(*Service)(nil), // 1: mesh.policy.v1.Service
-	(*Method)(nil),  // 2: mesh.policy.v1.Method
-	(*Rule)(nil),    // 3: mesh.policy.v1.Rule
-	nil,             // 4: mesh.policy.v1.Policy.ServicesEntry
-	nil,             // 5: mesh.policy.v1.Service.MethodsEntry
+	(*Policy)(nil),     // 0: mesh.policy.v1.Policy
+	(*Revocation)(nil), // 1: mesh.policy.v1.Revocation
+	(*Service)(nil),    // 2: mesh.policy.v1.Service
+	(*Method)(nil),     // 3: mesh.policy.v1.Method
+	(*Rule)(nil),       // 4: mesh.policy.v1.Rule
+	nil,                // 5: mesh.policy.v1.Policy.ServicesEntry
+	nil,                // 6: mesh.policy.v1.Service.MethodsEntry
 }
 var file_mesh_policy_v1_policy_proto_depIdxs = []int32{
-	4, // 0: mesh.policy.v1.Policy.services:type_name -> mesh.policy.v1.Policy.ServicesEntry
-	5, // 1: mesh.policy.v1.Service.methods:type_name -> mesh.policy.v1.Service.MethodsEntry
-	3, // 2: mesh.policy.v1.Method.allow:type_name -> mesh.policy.v1.Rule
-	1, // 3: mesh.policy.v1.Policy.ServicesEntry.value:type_name -> mesh.policy.v1.Service
-	2, // 4: mesh.policy.v1.Service.MethodsEntry.value:type_name -> mesh.policy.v1.Method
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	5, // 0: mesh.policy.v1.Policy.services:type_name -> mesh.policy.v1.Policy.ServicesEntry
+	1, // 1: mesh.policy.v1.Policy.revoked:type_name -> mesh.policy.v1.Revocation
+	6, // 2: mesh.policy.v1.Service.methods:type_name -> mesh.policy.v1.Service.MethodsEntry
+	4, // 3: mesh.policy.v1.Method.allow:type_name -> mesh.policy.v1.Rule
+	2, // 4: mesh.policy.v1.Policy.ServicesEntry.value:type_name -> mesh.policy.v1.Service
+	3, // 5: mesh.policy.v1.Service.MethodsEntry.value:type_name -> mesh.policy.v1.Method
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_mesh_policy_v1_policy_proto_init() }
@@ -290,13 +424,18 @@ func file_mesh_policy_v1_policy_proto_init() {
 	if File_mesh_policy_v1_policy_proto != nil {
 		return
 	}
+	file_mesh_policy_v1_policy_proto_msgTypes[1].OneofWrappers = []any{
+		(*Revocation_Id)(nil),
+		(*Revocation_Serial)(nil),
+		(*Revocation_Authority)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mesh_policy_v1_policy_proto_rawDesc), len(file_mesh_policy_v1_policy_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
