@@ -80,7 +80,7 @@ func (r *Revocations) Check(peer *Peer) error {
 	return nil
 }
 
-// checkAuthorities fails when a signer on a path, leaf first, is revoked.
+// checkAuthorities fails when a signer on a path, leaf first, is on the list.
 func (r *Revocations) checkAuthorities(path []*x509.Certificate) error {
 	if r == nil || len(r.authorities) == 0 {
 		return nil
@@ -89,6 +89,26 @@ func (r *Revocations) checkAuthorities(path []*x509.Certificate) error {
 		key := AuthorityOf(cert)
 		if entry, ok := r.authorities[key]; ok {
 			return &RevokedError{What: "the authority " + key, Entry: entry}
+		}
+	}
+	return nil
+}
+
+// checkPeer asks every list about a peer.
+func (v *Verifier) checkPeer(peer *Peer) error {
+	for _, current := range v.revoked {
+		if err := current().Check(peer); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkSignersOf asks every list about a path.
+func (v *Verifier) checkSignersOf(path []*x509.Certificate) error {
+	for _, current := range v.revoked {
+		if err := current().checkAuthorities(path); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -104,7 +124,7 @@ func serialOf(cert *x509.Certificate) string { return fmt.Sprintf("%x", cert.Ser
 // returns it as Peer.Serial has it.
 func ParseSerial(text string) (string, error) {
 	n, ok := new(big.Int).SetString(strings.ReplaceAll(text, ":", ""), 16)
-	if !ok || n.Sign() <= 0 {
+	if !ok || n.Sign() <= 0 || text[0] == '+' {
 		return "", fmt.Errorf("%q is no serial number; write it in hexadecimal, such as 4f:3a:19 or 4f3a19", text)
 	}
 	return fmt.Sprintf("%x", n), nil

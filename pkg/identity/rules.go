@@ -66,6 +66,16 @@ func rules() []rule {
 	}
 }
 
+// RuleNames returns the name of every rule that a RuleError can name, in the order of checking.
+func RuleNames() []string {
+	all := rules()
+	names := make([]string, len(all))
+	for i, r := range all {
+		names[i] = r.name
+	}
+	return names
+}
+
 func (v *Verifier) checkLength(c *candidate) error {
 	switch n := len(c.chain); {
 	case n == 0:
@@ -252,13 +262,12 @@ func (v *Verifier) checkPath(c *candidate) error {
 // checkNotRevoked takes the path that holds longest of those that no revoked authority is on.
 func (v *Verifier) checkNotRevoked(c *candidate) error {
 	peer := &Peer{ID: c.id, Serial: serialOf(c.leaf()), presented: c.chain}
-	list := v.revocations()
-	if err := list.Check(peer); err != nil {
+	if err := v.checkPeer(peer); err != nil {
 		return err
 	}
 	var revoked error
 	for _, path := range c.paths {
-		if err := list.checkAuthorities(path); err != nil {
+		if err := v.checkSignersOf(path); err != nil {
 			revoked = err
 			continue
 		}

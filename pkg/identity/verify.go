@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
@@ -31,7 +32,7 @@ type Verifier struct {
 	bundles     x509bundle.Source
 	maxLifetime time.Duration
 	now         func() time.Time
-	revoked     func() *Revocations
+	revoked     []func() *Revocations
 }
 
 // VerifierOption changes a default of NewVerifier.
@@ -44,10 +45,10 @@ func WithMaxLifetime(d time.Duration) VerifierOption { return func(v *Verifier) 
 // WithClock sets the clock; time.Now by default.
 func WithClock(now func() time.Time) VerifierOption { return func(v *Verifier) { v.now = now } }
 
-// WithRevocations sets who is refused though the certificates are good: current returns the list in force, and is asked at each
-// verification. Nobody by default.
+// WithRevocations refuses whom a list names, though the certificates be good: current returns the list in force, and is asked at
+// each verification. Several lists add up.
 func WithRevocations(current func() *Revocations) VerifierOption {
-	return func(v *Verifier) { v.revoked = current }
+	return func(v *Verifier) { v.revoked = append(v.revoked, current) }
 }
 
 // NewVerifier returns a Verifier that trusts the authorities in bundles.
@@ -86,11 +87,7 @@ func (v *Verifier) Reverify(p *Peer) (*Peer, error) {
 		return nil, &RuleError{Rule: "chain-length", Section: "X509-SVID §5.1", Err: errors.New("the peer was never verified")}
 	}
 	c := &candidate{chain: p.presented, id: p.ID, now: v.clock()}
-	list := v.revocations()
-	if err := list.Check(p); err != nil {
-		return nil, &RuleError{Rule: "not-revoked", Section: "policy of the verifier", Err: err}
-	}
-	if c.now.Before(p.NotAfter) && list.checkAuthorities(p.Chain) == nil && v.findBundle(c) == nil && v.checkBundle(c) == nil {
+	if c.now.Before(p.NotAfter) && v.checkPeer(p) == nil && v.checkSignersOf(p.Chain) == nil && v.findBundle(c) == nil && v.checkBundle(c) == nil {
 		authority := p.Chain[len(p.Chain)-1]
 		for _, root := range c.roots {
 			if root.Equal(authority) {
@@ -101,11 +98,14 @@ func (v *Verifier) Reverify(p *Peer) (*Peer, error) {
 	return v.Verify(p.presented)
 }
 
-func (v *Verifier) revocations() *Revocations {
-	if v.revoked == nil {
-		return nil
+// With returns a Verifier like this one with more options.
+func (v *Verifier) With(opts ...VerifierOption) *Verifier {
+	other := *v
+	other.revoked = slices.Clone(v.revoked)
+	for _, opt := range opts {
+		opt(&other)
 	}
-	return v.revoked()
+	return &other
 }
 
 func (v *Verifier) clock() time.Time {
