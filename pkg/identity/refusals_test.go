@@ -11,6 +11,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 
+	"github.com/countersign-mesh/countersign/pkg/identity"
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
 )
 
@@ -23,6 +24,8 @@ type refusal struct {
 	chain func(t *testing.T, tr *trusted) []*x509.Certificate
 	// bundles is what is trusted; trusted.bundles if nil.
 	bundles func(tr *trusted) x509bundle.Source
+	// revoked is who was revoked; nobody if nil.
+	revoked func(tr *trusted, chain []*x509.Certificate) *identity.Revocations
 	// ordinary: go-spiffe's verifier lets it in. The test shows that too.
 	ordinary bool
 }

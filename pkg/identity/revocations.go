@@ -123,8 +123,9 @@ func serialOf(cert *x509.Certificate) string { return fmt.Sprintf("%x", cert.Ser
 // ParseSerial reads a serial number in hexadecimal, with or without colons between its bytes as openssl and browsers write it, and
 // returns it as Peer.Serial has it.
 func ParseSerial(text string) (string, error) {
-	n, ok := new(big.Int).SetString(strings.ReplaceAll(text, ":", ""), 16)
-	if !ok || n.Sign() <= 0 || text[0] == '+' {
+	digits := strings.ReplaceAll(text, ":", "")
+	n, ok := new(big.Int).SetString(digits, 16)
+	if !ok || n.Sign() <= 0 || digits[0] == '+' {
 		return "", fmt.Errorf("%q is no serial number; write it in hexadecimal, such as 4f:3a:19 or 4f3a19", text)
 	}
 	return fmt.Sprintf("%x", n), nil

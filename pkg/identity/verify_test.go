@@ -1,14 +1,9 @@
 package identity_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"slices"
 	"strings"
@@ -41,7 +36,7 @@ func (tr *trusted) bundles() x509bundle.Source {
 func TestVerifyRefuses(t *testing.T) {
 	t.Parallel()
 	tested := map[string]bool{"bundle-authorities": true} // by TestVerifyRefusesBundleWithoutCA
-	for _, c := range slices.Concat(leafRefusals(), grammarRefusals(), pathRefusals()) {
+	for _, c := range slices.Concat(leafRefusals(), grammarRefusals(), pathRefusals(), revocationRefusals()) {
 		tested[c.rule] = true
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -51,7 +46,12 @@ func TestVerifyRefuses(t *testing.T) {
 			if c.bundles != nil {
 				bundles = c.bundles(tr)
 			}
-			peer, err := identity.NewVerifier(bundles).Verify(chain)
+			var list *identity.Revocations
+			if c.revoked != nil {
+				list = c.revoked(tr, chain)
+			}
+			v := identity.NewVerifier(bundles, identity.WithRevocations(func() *identity.Revocations { return list }))
+			peer, err := v.Verify(chain)
 			var broken *identity.RuleError
 			if !errors.As(err, &broken) {
 				t.Fatalf("Verify = %v, %v; want a refusal by rule %s", peer, err, c.rule)
@@ -195,44 +195,15 @@ func TestPeerNotAfterIsTheEarliestInTheChain(t *testing.T) {
 // An authority that was renewed with its old key gives two paths; the one that lives longest counts.
 func TestPeerNotAfterIsThatOfTheLongestLivingPath(t *testing.T) {
 	t.Parallel()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	issue := func(parent *x509.Certificate, isCA bool, life time.Duration) *x509.Certificate {
-		template := &x509.Certificate{
-			SerialNumber: big.NewInt(int64(life)),
-			NotBefore:    time.Now().Add(-time.Minute),
-			NotAfter:     time.Now().Add(life),
-			KeyUsage:     x509.KeyUsageDigitalSignature,
-
-			BasicConstraintsValid: true,
-		}
-		if isCA {
-			template.Subject, template.IsCA, template.KeyUsage = pkix.Name{CommonName: "root"}, true, x509.KeyUsageCertSign
-			parent = template
-		} else {
-			named("spiffe://bank.test/payments")(template)
-		}
-		der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), key)
+	old := newIssuer(t, "root", nil, nil, meshtest.Lifetime(10*time.Minute))
+	renewed := newIssuer(t, "root", nil, old.key, meshtest.Lifetime(10*time.Hour))
+	leaf := old.leaf(t)
+	for _, roots := range [][]*x509.Certificate{{old.cert, renewed.cert}, {renewed.cert, old.cert}} {
+		peer, err := identity.NewVerifier(x509bundle.FromX509Authorities(bankTest, roots)).Verify([]*x509.Certificate{leaf})
 		if err != nil {
 			t.Fatal(err)
 		}
-		cert, err := x509.ParseCertificate(der)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return cert
-	}
-	old, renewed := issue(nil, true, 10*time.Minute), issue(nil, true, 10*time.Hour)
-	leaf := issue(old, false, time.Hour)
-	for _, roots := range [][]*x509.Certificate{{old, renewed}, {renewed, old}} {
-		bundle := x509bundle.FromX509Authorities(spiffeid.RequireTrustDomainFromString("bank.test"), roots)
-		peer, err := identity.NewVerifier(bundle).Verify([]*x509.Certificate{leaf})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !peer.NotAfter.Equal(leaf.NotAfter) || !peer.Chain[1].Equal(renewed) {
+		if !peer.NotAfter.Equal(leaf.NotAfter) || !peer.Chain[1].Equal(renewed.cert) {
 			t.Errorf("NotAfter = %v, want the leaf's %v by way of the renewed authority", peer.NotAfter, leaf.NotAfter)
 		}
 	}

@@ -1,0 +1,301 @@
+package identity_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"math/big"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/countersign-mesh/countersign/pkg/identity"
+	"github.com/countersign-mesh/countersign/pkg/meshtest"
+)
+
+// revoking returns the revocation of something of a chain, such as its leaf's serial number.
+func revoking(entry func(chain []*x509.Certificate) identity.Revocation) func(*trusted, []*x509.Certificate) *identity.Revocations {
+	return func(_ *trusted, chain []*x509.Certificate) *identity.Revocations {
+		return identity.NewRevocations(entry(chain))
+	}
+}
+
+// revocationRefusals are chains that are good in all but that somebody on them was revoked.
+func revocationRefusals() []refusal {
+	serial := func(chain []*x509.Certificate) identity.Revocation {
+		return identity.Revocation{Serial: chain[0].SerialNumber.Text(16)}
+	}
+	intermediate := func(chain []*x509.Certificate) identity.Revocation {
+		return identity.Revocation{Authority: identity.AuthorityOf(chain[1])}
+	}
+	root := func(tr *trusted, _ []*x509.Certificate) *identity.Revocations {
+		return identity.NewRevocations(identity.Revocation{Authority: identity.AuthorityOf(tr.ca.Bundle().X509Authorities()[0])})
+	}
+	return []refusal{
+		{name: "a revoked ID", rule: "not-revoked", chain: leaf(), ordinary: true, revoked: revoking(func([]*x509.Certificate) identity.Revocation {
+			return identity.Revocation{ID: spiffeid.RequireFromString("spiffe://bank.test/payments")}
+		})},
+		{name: "a revoked serial number", rule: "not-revoked", chain: leaf(), ordinary: true, revoked: revoking(serial)},
+		{name: "a revoked root", rule: "not-revoked", chain: leaf(), ordinary: true, revoked: root},
+		{name: "a revoked root above an intermediate", rule: "not-revoked", chain: below(), ordinary: true, revoked: root},
+		{name: "a revoked intermediate", rule: "not-revoked", chain: below(), ordinary: true, revoked: revoking(intermediate)},
+	}
+}
+
+// Neither a prefix nor a neighbour of what was revoked is refused.
+func TestVerifyAcceptsWhomNoEntryNames(t *testing.T) {
+	t.Parallel()
+	tr := newTrusted(t)
+	other := meshtest.NewCA(t, "bank.test")
+	chain := tr.ca.Intermediate(t).SVID(t, "/payments").Certificates
+	for _, c := range []struct {
+		name  string
+		entry identity.Revocation
+	}{
+		{"the ID of another workload", identity.Revocation{ID: spiffeid.RequireFromString("spiffe://bank.test/payments/x")}},
+		{"the same path in another trust domain", identity.Revocation{ID: spiffeid.RequireFromString("spiffe://partner.test/payments")}},
+		{"the ID of the trust domain", identity.Revocation{ID: spiffeid.RequireFromString("spiffe://bank.test")}},
+		{"the serial number of an earlier SVID", identity.Revocation{Serial: "4f3a19"}},
+		// A serial number is that of an SVID. Authorities are revoked by their key.
+		{"the serial number of the intermediate", identity.Revocation{Serial: chain[1].SerialNumber.Text(16)}},
+		{"an authority that is not on the path", identity.Revocation{Authority: identity.AuthorityOf(other.Bundle().X509Authorities()[0])}},
+		{"nothing", identity.Revocation{}},
+	} {
+		list := identity.NewRevocations(c.entry)
+		v := identity.NewVerifier(tr.bundles(), identity.WithRevocations(func() *identity.Revocations { return list }))
+		if _, err := v.Verify(chain); err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+	none := func() *identity.Revocations { return nil }
+	if _, err := identity.NewVerifier(tr.bundles(), identity.WithRevocations(none)).Verify(chain); err != nil {
+		t.Errorf("the nil list: %v", err)
+	}
+}
+
+// The error names what was revoked and where that stands, so that whoever is locked out can be told why.
+func TestRevokedErrorNamesTheEntry(t *testing.T) {
+	t.Parallel()
+	tr := newTrusted(t)
+	chain := tr.ca.SVID(t, "/payments").Certificates
+	authority := identity.AuthorityOf(tr.ca.Bundle().X509Authorities()[0])
+	id := spiffeid.RequireFromString("spiffe://bank.test/payments")
+	for _, c := range []struct{ name, what, where string }{
+		{"the first of two entries for the same", id.String(), "bank.yaml:12"},
+		{"an authority", authority, "bank.yaml:20"},
+	} {
+		list := identity.NewRevocations(identity.Revocation{ID: id, Entry: "bank.yaml:12"}, identity.Revocation{ID: id, Entry: "bank.yaml:13"})
+		if c.what == authority {
+			list = identity.NewRevocations(identity.Revocation{Authority: authority, Entry: "bank.yaml:20"})
+		}
+		_, err := identity.NewVerifier(tr.bundles(), identity.WithRevocations(func() *identity.Revocations { return list })).Verify(chain)
+		var revoked *identity.RevokedError
+		if !errors.As(err, &revoked) || revoked.Entry != c.where || !strings.Contains(revoked.What, c.what) || !strings.Contains(err.Error(), c.where) {
+			t.Errorf("%s: %v, want %q and %q", c.name, err, c.what, c.where)
+		}
+	}
+}
+
+// An intermediate that two roots have signed gives two paths. Revoking one root leaves the other, which counts from then on.
+func TestARevokedRootLeavesTheOtherPathOpen(t *testing.T) {
+	t.Parallel()
+	east, west := newIssuer(t, "east", nil, nil), newIssuer(t, "west", nil, nil)
+	byEast := newIssuer(t, "intermediate", east, nil)
+	byWest := newIssuer(t, "intermediate", west, byEast.key)
+	chain := []*x509.Certificate{byEast.leaf(t), byEast.cert, byWest.cert}
+	bundle := x509bundle.FromX509Authorities(bankTest, []*x509.Certificate{east.cert, west.cert})
+
+	var list *identity.Revocations
+	v := identity.NewVerifier(bundle, identity.WithRevocations(func() *identity.Revocations { return list }))
+	peer, err := v.Verify(chain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name    string
+		revoked []*issuer
+		root    *issuer // at the end of the path that is left; nil if none is
+	}{
+		{"one root", []*issuer{east}, west},
+		{"the other root", []*issuer{west}, east},
+		{"both roots", []*issuer{east, west}, nil},
+		// It is one authority with one key, whoever signed its certificates.
+		{"the intermediate", []*issuer{byEast}, nil},
+	} {
+		var entries []identity.Revocation
+		for _, r := range c.revoked {
+			entries = append(entries, identity.Revocation{Authority: identity.AuthorityOf(r.cert)})
+		}
+		list = identity.NewRevocations(entries...)
+		for how, verify := range map[string]func() (*identity.Peer, error){
+			"verified anew": func() (*identity.Peer, error) { return v.Verify(chain) },
+			"reverified":    func() (*identity.Peer, error) { return v.Reverify(peer) },
+		} {
+			got, err := verify()
+			if c.root == nil {
+				if ruleOf(err) != "not-revoked" {
+					t.Errorf("%s revoked, %s: %v, %v", c.name, how, got, err)
+				}
+				continue
+			}
+			if err != nil {
+				t.Errorf("%s revoked, %s: %v", c.name, how, err)
+			} else if end := got.Chain[len(got.Chain)-1]; !end.Equal(c.root.cert) {
+				t.Errorf("%s revoked, %s: the path ends at %s", c.name, how, end.Subject)
+			}
+		}
+	}
+}
+
+// Whoever was verified before is refused from the moment the list names them, and believed again when it no longer does.
+func TestReverifyFollowsTheList(t *testing.T) {
+	t.Parallel()
+	tr := newTrusted(t)
+	chain := tr.ca.Intermediate(t).SVID(t, "/payments").Certificates
+	var list *identity.Revocations
+	v := identity.NewVerifier(tr.bundles(), identity.WithRevocations(func() *identity.Revocations { return list }))
+	peer, err := v.Verify(chain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name  string
+		entry identity.Revocation
+	}{
+		{"by ID", identity.Revocation{ID: peer.ID}},
+		{"by serial number", identity.Revocation{Serial: peer.Serial}},
+		{"by intermediate", identity.Revocation{Authority: identity.AuthorityOf(peer.Chain[1])}},
+		{"by root", identity.Revocation{Authority: identity.AuthorityOf(peer.Chain[2])}},
+	} {
+		list = identity.NewRevocations(c.entry)
+		if _, err := v.Reverify(peer); ruleOf(err) != "not-revoked" {
+			t.Errorf("revoked %s: %v", c.name, err)
+		}
+		list = identity.NewRevocations()
+		if _, err := v.Reverify(peer); err != nil {
+			t.Errorf("no longer revoked %s: %v", c.name, err)
+		}
+	}
+}
+
+func TestParseSerial(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, text, want string }{
+		{"plain", "4f3a19", "4f3a19"},
+		{"with colons", "4f:3a:19", "4f3a19"},
+		{"in capitals", "4F:3A:19", "4f3a19"},
+		{"with leading zeros, as openssl writes a byte", "00:0A:19", "a19"},
+		{"an odd number of digits, as Peer.Serial may have", "f3a19", "f3a19"},
+		{"longer than RFC 5280 allows, which some authorities do", strings.Repeat("a1", 32), strings.Repeat("a1", 32)},
+		{"empty", "", ""},
+		{"colons alone", "::", ""},
+		{"zero", "00", ""},
+		{"negative", "-4f", ""},
+		{"with a plus sign", ":+4f", ""},
+		{"with a prefix", "0x4f", ""},
+		{"not hexadecimal", "4g", ""},
+		{"with spaces", "4f 3a", ""},
+		{"with underscores", "4f_3a", ""},
+	} {
+		got, err := identity.ParseSerial(c.text)
+		if got != c.want || (err == nil) != (c.want != "") {
+			t.Errorf("%s: ParseSerial(%q) = %q, %v; want %q", c.name, c.text, got, err, c.want)
+		}
+	}
+}
+
+func TestParseAuthority(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, text, want string }{
+		{"plain", "9c1d07", "9c1d07"},
+		{"with colons", "9c:1d:07", "9c1d07"},
+		{"in capitals", "9C:1D:07", "9c1d07"},
+		{"with leading zeros, which count", "00:1d:07", "001d07"},
+		{"empty", "", ""},
+		{"colons alone", "::", ""},
+		{"half a byte", "9c1", ""},
+		{"with a prefix", "0x9c", ""},
+		{"not hexadecimal", "zz", ""},
+		{"with spaces", "9c 1d", ""},
+	} {
+		got, err := identity.ParseAuthority(c.text)
+		if got != c.want || (err == nil) != (c.want != "") {
+			t.Errorf("%s: ParseAuthority(%q) = %q, %v; want %q", c.name, c.text, got, err, c.want)
+		}
+	}
+}
+
+// ruleOf returns the name of the rule that an error says was broken; "" if it says none.
+func ruleOf(err error) string {
+	var broken *identity.RuleError
+	if errors.As(err, &broken) {
+		return broken.Rule
+	}
+	return ""
+}
+
+var bankTest = spiffeid.RequireTrustDomainFromString("bank.test")
+
+// issuer is an authority whose key a test may certify more than once, which meshtest.CA does not do.
+type issuer struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+// newIssuer returns an authority below parent, or a root if parent is nil; with a fresh key if key is nil.
+func newIssuer(t *testing.T, name string, parent *issuer, key *ecdsa.PrivateKey, templates ...meshtest.Template) *issuer {
+	t.Helper()
+	if key == nil {
+		var err error
+		if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+			t.Fatal(err)
+		}
+	}
+	template := &x509.Certificate{
+		Subject:  pkix.Name{CommonName: name},
+		NotAfter: time.Now().Add(24 * time.Hour),
+		KeyUsage: x509.KeyUsageCertSign,
+		IsCA:     true,
+	}
+	made := &issuer{key: key}
+	if parent == nil {
+		parent = &issuer{cert: template, key: key}
+	}
+	made.cert = parent.sign(t, template, key, templates...)
+	return made
+}
+
+// leaf returns a leaf that holds for an hour. It has the issuer's key, which no test minds.
+func (i *issuer) leaf(t *testing.T, templates ...meshtest.Template) *x509.Certificate {
+	t.Helper()
+	template := &x509.Certificate{NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature}
+	named("spiffe://bank.test/payments")(template)
+	return i.sign(t, template, i.key, templates...)
+}
+
+func (i *issuer) sign(t *testing.T, template *x509.Certificate, key *ecdsa.PrivateKey, templates ...meshtest.Template) *x509.Certificate {
+	t.Helper()
+	number, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
+	if err != nil {
+		t.Fatal(err)
+	}
+	template.SerialNumber, template.NotBefore, template.BasicConstraintsValid = number, time.Now().Add(-time.Minute), true
+	for _, change := range templates {
+		change(template)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, i.cert, key.Public(), i.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert
+}
