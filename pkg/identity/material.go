@@ -19,6 +19,8 @@ type material struct {
 	serial   string
 	notAfter time.Time
 	bundles  map[spiffeid.TrustDomain]*x509bundle.Bundle
+	// authorities are those of the bundles.
+	authorities []Authority
 	// refused holds the federated bundles that were left out, and why.
 	refused []error
 }
@@ -91,6 +93,7 @@ func parseResponse(resp *workload.X509SVIDResponse, choice choice, now time.Time
 		bundles:  map[spiffeid.TrustDomain]*x509bundle.Bundle{bundle.TrustDomain(): bundle},
 	}
 	m.addFederated(resp.GetFederatedBundles())
+	m.authorities = authoritiesOf(m.bundles)
 	return m, nil
 }
 

@@ -35,24 +35,17 @@ type Source struct {
 
 	mu      sync.Mutex
 	held    *material // nil until the first good response
-	state   condition
 	changed chan struct{}
-	rotated time.Time
-	count   int
-	lastErr error     // why the state is not fresh
-	lostErr error     // why the last stream ended, until there is another
-	noted   *material // whose expiry was announced
+	// What the Workload API last said, as opposed to what the clock says.
+	connected, withdrawn, closed bool
+
+	rotated   time.Time
+	rotations int
+	failures  int
+	lastErr   error     // why the state is not fresh
+	lostErr   error     // why the last stream ended, until there is another
+	noted     *material // whose expiry was announced
 }
-
-// condition is what the Workload API last said, as opposed to what the clock says.
-type condition int
-
-const (
-	away condition = iota
-	connected
-	withdrawn
-	closed
-)
 
 // Option changes a default of New.
 type Option func(*options)
@@ -141,29 +134,27 @@ func (s *Source) answer() (ready bool, err error) {
 // ErrWithdrawn or ErrClosed.
 func (s *Source) GetX509SVID() (*x509svid.SVID, error) {
 	s.mu.Lock()
-	held, state := s.held, s.state
-	s.mu.Unlock()
+	defer s.mu.Unlock()
 	switch {
-	case state == closed:
+	case s.closed:
 		return nil, ErrClosed
-	case state == withdrawn:
+	case s.withdrawn:
 		return nil, ErrWithdrawn
-	case !s.opts.now().Before(held.notAfter):
-		return nil, fmt.Errorf("%w: serial %s, at %s", ErrExpired, held.serial, stamp(held.notAfter))
+	case s.expired():
+		return nil, fmt.Errorf("%w: serial %s, at %s", ErrExpired, s.held.serial, stamp(s.held.notAfter))
 	}
-	return held.svid, nil
+	return s.held.svid, nil
 }
 
 // GetX509BundleForTrustDomain returns the authorities of one trust domain: the process's own, or one that the Workload API
 // federates with.
 func (s *Source) GetX509BundleForTrustDomain(td spiffeid.TrustDomain) (*x509bundle.Bundle, error) {
 	s.mu.Lock()
-	held, state := s.held, s.state
-	s.mu.Unlock()
-	if state == closed {
+	defer s.mu.Unlock()
+	if s.closed {
 		return nil, ErrClosed
 	}
-	bundle, ok := held.bundles[td]
+	bundle, ok := s.held.bundles[td]
 	if !ok {
 		return nil, fmt.Errorf("the Workload API sent no bundle of trust domain %q", td)
 	}
@@ -191,12 +182,15 @@ func (s *Source) Close() error {
 	<-s.done
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.state != closed {
-		s.state = closed
+	if !s.closed {
+		s.closed, s.connected = true, false
 		s.broadcast()
 	}
 	return nil
 }
+
+// expired reports whether the SVID has expired, by the wall clock. The caller holds mu.
+func (s *Source) expired() bool { return !s.opts.now().Before(s.held.notAfter) }
 
 // broadcast wakes everybody who waits on Changed. The caller holds mu.
 func (s *Source) broadcast() {

@@ -15,7 +15,7 @@ import (
 
 const (
 	firstRetry = 250 * time.Millisecond
-	lastRetry  = 10 * time.Second
+	lastRetry  = 2 * time.Second
 	// firstMessage is how long a stream may stay silent at its start; the first message is due at once (Workload API §4.3).
 	firstMessage = 10 * time.Second
 )
@@ -141,7 +141,7 @@ func (s *Source) accept(resp *workload.X509SVIDResponse) (granted bool, err erro
 	case errors.Is(err, errNotGranted) && s.held != nil:
 		// A response is complete (Workload API §5.2.1): what it does not grant is withdrawn. It is not an error of the stream.
 		s.withdraw(err)
-		s.lostErr = nil
+		s.connected, s.lostErr = true, nil
 		return false, nil
 	case err != nil:
 		return false, fmt.Errorf("response refused: %w", err)
@@ -156,10 +156,10 @@ func (s *Source) accept(resp *workload.X509SVIDResponse) (granted bool, err erro
 	if s.held == nil || s.held.serial != m.serial {
 		s.rotated = now
 		if s.held != nil {
-			s.count++
+			s.rotations++
 		}
 	}
-	s.held, s.state, s.lastErr, s.lostErr = m, connected, nil, nil
+	s.held, s.connected, s.withdrawn, s.lastErr, s.lostErr = m, true, false, nil, nil
 	s.broadcast()
 	return true, nil
 }
@@ -171,12 +171,11 @@ func (s *Source) announce(m *material) {
 		log.Info("identity received", "socket", s.addr, "serial", m.serial, "expires", stamp(m.notAfter))
 		return
 	}
-	switch s.state {
-	case withdrawn:
+	switch {
+	case s.withdrawn:
 		log.Info("identity granted again", "serial", m.serial, "expires", stamp(m.notAfter))
-	case away:
+	case !s.connected:
 		log.Info("Workload API is back", "socket", s.addr)
-	case connected, closed:
 	}
 	if s.held.serial != m.serial {
 		log.Info("identity rotated", "old_serial", s.held.serial, "serial", m.serial, "expires", stamp(m.notAfter))
@@ -190,30 +189,31 @@ func (s *Source) announce(m *material) {
 func (s *Source) lost(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	wasConnected := s.connected
+	s.connected = false
+	s.failures++
 	if status.Code(err) == codes.PermissionDenied && s.held != nil {
 		s.withdraw(err)
 		return
 	}
-	if s.state == connected || s.lostErr == nil || s.lostErr.Error() != err.Error() {
+	if wasConnected || s.lostErr == nil || s.lostErr.Error() != err.Error() {
 		s.opts.log.Warn("Workload API is away, retrying", "socket", s.addr, "err", err)
 	}
 	s.lostErr = err
-	if s.state == withdrawn {
-		return // why the identity is not used is still that it was withdrawn
+	if !s.withdrawn { // otherwise why the identity is not used is still that it was withdrawn
+		s.lastErr = err
 	}
-	s.lastErr = err
-	if s.state == connected {
-		s.state = away
+	if wasConnected {
 		s.broadcast()
 	}
 }
 
 // withdraw stops the use of the identity (Workload API §5.2.1). The caller holds mu.
 func (s *Source) withdraw(err error) {
-	if s.state != withdrawn {
+	if !s.withdrawn {
 		s.opts.log.Error("identity withdrawn, no longer used", "id", s.held.svid.ID.String(), "serial", s.held.serial, "err", err)
 	}
-	s.state, s.lastErr = withdrawn, err
+	s.withdrawn, s.lastErr = true, err
 	s.broadcast()
 }
 
@@ -239,7 +239,7 @@ func (s *Source) guard(ctx context.Context) {
 func (s *Source) noteExpiry() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.held == nil || s.noted == s.held || s.opts.now().Before(s.held.notAfter) {
+	if s.held == nil || s.noted == s.held || !s.expired() {
 		return
 	}
 	s.noted = s.held
@@ -252,7 +252,7 @@ func (s *Source) noteExpiry() {
 func (s *Source) isOverdue() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.state != withdrawn && !s.opts.now().Before(s.held.notAfter)
+	return !s.withdrawn && s.expired()
 }
 
 // untilExpiry returns how long to wait before looking at the clock again: not beyond the SVID's expiry, and a short while at most,
