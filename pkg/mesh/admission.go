@@ -25,7 +25,7 @@ func admit(guard *authz.Guard, log *slog.Logger, panics prometheus.Counter) tap.
 				err = recovered(ctx, p)
 			}
 		}()
-		if err := transport.CheckLive(ctx); err != nil {
+		if err := transport.Enter(ctx); err != nil {
 			return ctx, err
 		}
 		// Telemetry has not seen the call yet; a denial is to be found by the caller's trace all the same.

@@ -41,6 +41,7 @@ func newChain(s *Server, o serverOptions) ([]grpc.ServerOption, error) {
 	limit := limiter{o.limit}
 	return []grpc.ServerOption{
 		grpc.InTapHandle(admit(guard, o.log, panics)),
+		grpc.StatsHandler(transport.Tagger()),
 		grpc.StatsHandler(telemetryServer(o.tracer)),
 		grpc.ChainUnaryInterceptor(
 			metrics.UnaryServerInterceptor(),
@@ -69,38 +70,6 @@ func newChain(s *Server, o serverOptions) ([]grpc.ServerOption, error) {
 // unknownMethod answers a peer that the policy allows to call a method that is not served here.
 func unknownMethod(any, grpc.ServerStream) error {
 	return status.Error(codes.Unimplemented, "this server does not have the method")
-}
-
-// liveUnary refuses a call on a connection that was cut.
-func liveUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	if err := transport.CheckLive(ctx); err != nil {
-		return nil, err
-	}
-	return handler(ctx, req)
-}
-
-// liveStream refuses a stream, and each of its messages, on a connection that was cut.
-func liveStream(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	if err := transport.CheckLive(ss.Context()); err != nil {
-		return err
-	}
-	return handler(srv, liveServerStream{ss})
-}
-
-type liveServerStream struct{ grpc.ServerStream }
-
-func (s liveServerStream) RecvMsg(m any) error {
-	if err := s.ServerStream.RecvMsg(m); err != nil {
-		return err
-	}
-	return transport.CheckLive(s.Context())
-}
-
-func (s liveServerStream) SendMsg(m any) error {
-	if err := transport.CheckLive(s.Context()); err != nil {
-		return err
-	}
-	return s.ServerStream.SendMsg(m)
 }
 
 // recoverer answers a panic with INTERNAL and a fixed text; what panicked is for the log.

@@ -54,11 +54,13 @@ func Dial(conns *transport.Registry, target string, server spiffeid.ID, opts ...
 		grpc.WithDefaultServiceConfig(o.serviceConfig),
 		grpc.WithDisableServiceConfig(), // what the resolver says is not authenticated
 		grpc.WithStatsHandler(telemetryClient(o.tracer)),
+		grpc.WithUnaryInterceptor(liveCall),
+		grpc.WithStreamInterceptor(liveClientStreams),
 		grpc.WithMaxHeaderListSize(maxHeaderBytes),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			// A server that restarts is back in a second or two; gRPC's own ceiling of two minutes is for the wide Internet.
-			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
 			MinConnectTimeout: connectTimeout,
 		}),
 	)

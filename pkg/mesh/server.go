@@ -41,13 +41,12 @@ type Server struct {
 type ServerOption func(*serverOptions)
 
 type serverOptions struct {
-	recorder     audit.Recorder
-	log          *slog.Logger
-	metrics      prometheus.Registerer
-	tracer       trace.TracerProvider
-	limit        *rate.Limiter
-	drainTimeout time.Duration
-	// connectionAge is zero until it is derived from the own SVID.
+	recorder      audit.Recorder
+	log           *slog.Logger
+	metrics       prometheus.Registerer
+	tracer        trace.TracerProvider
+	limit         *rate.Limiter
+	drainTimeout  time.Duration
 	connectionAge time.Duration
 }
 
@@ -78,8 +77,8 @@ func WithDrainTimeout(d time.Duration) ServerOption {
 	return func(o *serverOptions) { o.drainTimeout = d }
 }
 
-// WithConnectionAge sets the age at which a connection is asked to end, with GOAWAY; half of that later it is ended. By default
-// it follows from the own SVID's life.
+// WithConnectionAge sets the age at which a connection is asked to end, with GOAWAY, however long its SVIDs live; half of that later
+// it is ended. By default 30 minutes. A connection whose SVIDs expire earlier is renewed earlier whatever is set here (package transport).
 func WithConnectionAge(d time.Duration) ServerOption {
 	return func(o *serverOptions) { o.connectionAge = d }
 }
@@ -89,24 +88,19 @@ const (
 	defaultDrainTimeout = 10 * time.Second
 )
 
-// NewServer returns a server that presents the identity of conns and asks policy about every call. It serves health and
-// reflection, under the policy like any other service.
+// NewServer returns a server that presents the identity of conns and asks policy about every call. From then on conns refuses and cuts whom the
+// policy revokes. It serves health and reflection, under the policy like any other service.
 func NewServer(conns *transport.Registry, policy *authz.File, opts ...ServerOption) (*Server, error) {
 	o := serverOptions{
-		log:          slog.Default(),
-		metrics:      prometheus.NewRegistry(),
-		tracer:       newTracerProvider(),
-		limit:        rate.NewLimiter(defaultRate, defaultRate),
-		drainTimeout: defaultDrainTimeout,
+		log:           slog.Default(),
+		metrics:       prometheus.NewRegistry(),
+		tracer:        newTracerProvider(),
+		limit:         rate.NewLimiter(defaultRate, defaultRate),
+		drainTimeout:  defaultDrainTimeout,
+		connectionAge: maxConnectionAge,
 	}
 	for _, opt := range opts {
 		opt(&o)
-	}
-	if o.connectionAge == 0 {
-		var err error
-		if o.connectionAge, err = connectionAge(conns); err != nil {
-			return nil, err
-		}
 	}
 	s := &Server{
 		conns:   conns,
@@ -117,6 +111,7 @@ func NewServer(conns *transport.Registry, policy *authz.File, opts ...ServerOpti
 		streams: newStreams(),
 		methods: make(methodSet),
 	}
+	conns.Heed(policy)
 	chain, err := newChain(s, o)
 	if err != nil {
 		return nil, err

@@ -4,15 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"math/rand/v2"
 	"net"
-	"sync/atomic"
 	"syscall"
 	"time"
 
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/peer"
-	"google.golang.org/grpc/status"
 
 	"github.com/countersign-mesh/countersign/pkg/identity"
 )
@@ -25,18 +22,94 @@ type conn struct {
 	info      *authInfo
 	direction Direction
 	opened    time.Time
+	// presented is when the own SVID expires that this end showed, if it was asked for one: the peer cuts the connection then.
+	presented time.Time
+	frames    frameWriter
 
 	// These are the registry's, under its lock.
-	seq      uint64
-	index    int // in the queue; negative when not there
-	notAfter time.Time
+	seq   uint64
+	index int // in the queue; negative when not there
 	// verified is the peer as it verified last: it may be by way of another authority than at the handshake.
 	verified *identity.Peer
+	// next is the stage that comes next, and due when. retireAt is when an inbound connection retires.
+	next     stage
+	due      time.Time
+	retireAt time.Time
 }
+
+// stage is a step in the life of a connection.
+type stage int
+
+const (
+	// renew asks the client to come again, while there is time for calls in flight to end. Inbound connections only.
+	renew stage = iota
+	// retire ends the calls that are left, shortly before they would be cut. Inbound connections only.
+	retire
+	// expire cuts the connection: its peer's SVID has expired.
+	expire
+	// drop closes the socket of a connection that has ended.
+	drop
+)
+
+// shortLife is how much must be left of both SVIDs for a connection to be renewed. With less it is not worth another handshake, and the
+// SVID is likely one that nobody renews.
+const shortLife = 2 * time.Second
+
+// newConn returns a connection whose peer was verified. own is when the own SVID expires that it was made with.
+func newConn(r *Registry, direction Direction, raw net.Conn, tlsConn *tls.Conn, peer *identity.Peer, own time.Time) *conn {
+	info := &authInfo{
+		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
+		peer:           peer,
+	}
+	info.ctx, info.end = context.WithCancelCause(context.Background())
+	c := &conn{
+		Conn:      tlsConn,
+		raw:       raw,
+		registry:  r,
+		info:      info,
+		direction: direction,
+		opened:    r.opts.now(),
+		presented: own,
+		frames:    frameWriter{to: tlsConn},
+		index:     -1,
+		verified:  peer,
+	}
+	c.plan(c.opened)
+	return c
+}
+
+// plan sets what comes next for a connection that is good now. The caller holds the registry's lock, or has the connection for itself.
+//
+// A connection is bound to the certificates of its handshake and cannot outlive them, however fresh its peer's SVID is by then. Calls
+// in flight would be lost. So the client is asked to come again, with GOAWAY, when half of what was left has gone by, give or take a tenth so
+// that clients do not come all at once; what has not ended then shortly before the expiry ends with a status that tells it to
+// come again. gRPC has one MaxConnectionAge for a whole server, where the SVIDs of its clients may live for minutes or days.
+func (c *conn) plan(now time.Time) {
+	now = now.Round(0) // by the wall clock, which goes on while a machine sleeps
+	left := c.expires().Sub(now)
+	if c.direction == Outbound || left < shortLife {
+		c.next, c.due = expire, c.verified.NotAfter
+		return
+	}
+	c.next, c.due = renew, now.Add(left*45/100+rand.N(left/10)) //nolint:gosec // it spreads load, it hides nothing
+	c.retireAt = now.Add(left * 9 / 10)
+}
+
+// expires is when one end or the other cuts the connection at the latest.
+func (c *conn) expires() time.Time {
+	if c.presented.IsZero() || c.verified.NotAfter.Before(c.presented) {
+		return c.verified.NotAfter
+	}
+	return c.presented
+}
+
+// Write implements net.Conn.
+func (c *conn) Write(p []byte) (int, error) { return c.frames.Write(p) }
 
 // Close implements net.Conn. It also forgets the connection.
 func (c *conn) Close() error {
 	c.registry.remove(c)
+	c.info.end(net.ErrClosed)
 	return c.Conn.Close()
 }
 
@@ -46,54 +119,4 @@ func (c *conn) SyscallConn() (syscall.RawConn, error) {
 		return raw.SyscallConn()
 	}
 	return nil, errors.New("the connection has no socket")
-}
-
-// cut marks the connection dead, then closes it; calls that are on their way into it meanwhile are refused by CheckLive. It reports
-// whether it was the first to do so.
-//
-// It closes the socket and not the TLS connection, which would first wait for its peer to take an alert.
-func (c *conn) cut(why error) bool {
-	first := c.info.dead.CompareAndSwap(nil, &why)
-	c.registry.remove(c)
-	_ = c.raw.Close()
-	return first
-}
-
-// authInfo is what gRPC knows of a connection. It implements credentials.AuthInfo and credentials.AuthorityValidator.
-type authInfo struct {
-	credentials.CommonAuthInfo
-	peer *identity.Peer
-	dead atomic.Pointer[error] // why it was cut
-}
-
-// AuthType implements credentials.AuthInfo.
-func (*authInfo) AuthType() string { return "spiffe-x509" }
-
-// Peer returns the verified peer; package identity looks for it.
-func (a *authInfo) Peer() *identity.Peer { return a.peer }
-
-// ValidateAuthority lets a call name only an authority that is in the server's certificate.
-func (a *authInfo) ValidateAuthority(authority string) error {
-	host, _, err := net.SplitHostPort(authority)
-	if err != nil {
-		host = authority
-	}
-	return a.peer.Chain[0].VerifyHostname(host)
-}
-
-// CheckLive fails with an UNAUTHENTICATED status when the connection of the call that ctx belongs to was cut, or was not
-// secured by this package. It is one atomic load.
-func CheckLive(ctx context.Context) error {
-	p, ok := peer.FromContext(ctx)
-	if !ok {
-		return status.Error(codes.Unauthenticated, "the call has no peer")
-	}
-	info, ok := p.AuthInfo.(*authInfo)
-	if !ok {
-		return status.Error(codes.Unauthenticated, "the connection is not secured by a SPIFFE identity")
-	}
-	if info.dead.Load() != nil {
-		return status.Error(codes.Unauthenticated, "the identity of the connection is no longer valid")
-	}
-	return nil
 }

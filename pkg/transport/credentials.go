@@ -70,6 +70,8 @@ type handshake struct {
 	registry *Registry
 	expected spiffeid.ID
 	peer     *identity.Peer
+	// own is when the own SVID expires that this end shows.
+	own time.Time
 
 	// These are an inbound handshake's: end ends it, began is its time limit once it has a slot.
 	end   context.CancelCauseFunc
@@ -85,7 +87,7 @@ func (h *handshake) serverConfig() *tls.Config {
 		// A resumed session is one whose peer was verified some time ago.
 		SessionTicketsDisabled: true,
 		GetConfigForClient:     func(hello *tls.ClientHelloInfo) (*tls.Config, error) { return nil, h.enter(hello.Context()) },
-		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return h.registry.certificate() },
+		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return h.certificate() },
 		VerifyConnection:       h.verify,
 	}
 }
@@ -102,7 +104,7 @@ func (h *handshake) clientConfig(authority string) *tls.Config {
 		// crypto/tls would verify a DNS name against the web's authorities. verify does all of it, for a SPIFFE ID.
 		InsecureSkipVerify:     true, //nolint:gosec // see above
 		SessionTicketsDisabled: true,
-		GetClientCertificate:   func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return h.registry.certificate() },
+		GetClientCertificate:   func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return h.certificate() },
 		VerifyConnection:       h.verify,
 	}
 }
@@ -125,12 +127,12 @@ func (h *handshake) verify(state tls.ConnectionState) (err error) {
 	case state.NegotiatedProtocol != "h2":
 		return fmt.Errorf("ALPN negotiated %q, must be %q (RFC 9113 §3.2)", state.NegotiatedProtocol, "h2")
 	}
-	peer, err := h.registry.opts.verifier.Verify(state.PeerCertificates)
+	peer, err := h.registry.verifier.Load().Verify(state.PeerCertificates)
 	if err != nil {
 		return fmt.Errorf("the peer's X.509-SVID is refused: %w", err)
 	}
 	if !h.expected.IsZero() && peer.ID != h.expected {
-		return fmt.Errorf("expected the server %s, got %s", h.expected, peer.ID)
+		return &wrongServerError{expected: h.expected, got: peer.ID}
 	}
 	h.peer = peer
 	return nil
@@ -150,31 +152,20 @@ func (h *handshake) run(ctx context.Context, direction Direction, raw net.Conn, 
 		_ = raw.Close()
 		return nil, nil, h.registry.refused(direction, raw, err)
 	}
-	info := &authInfo{
-		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
-		peer:           h.peer,
-	}
-	c := &conn{
-		Conn:      tlsConn,
-		raw:       raw,
-		registry:  h.registry,
-		info:      info,
-		direction: direction,
-		opened:    h.registry.opts.now(),
-		index:     -1,
-		notAfter:  h.peer.NotAfter,
-		verified:  h.peer,
-	}
+	c := newConn(h.registry, direction, raw, tlsConn, h.peer, h.own)
 	if err := h.registry.add(c, sweep); err != nil {
-		c.cut(err)
+		_ = c.raw.Close()
+		h.registry.remove(c)
+		c.info.end(net.ErrClosed)
 		return nil, nil, h.registry.refused(direction, raw, err)
 	}
-	return c, info, nil
+	h.registry.succeeded(direction)
+	return c, c.info, nil
 }
 
 // certificate returns the process's own SVID, as long as it has one that may be used.
-func (r *Registry) certificate() (*tls.Certificate, error) {
-	svid, err := r.id.GetX509SVID()
+func (h *handshake) certificate() (*tls.Certificate, error) {
+	svid, err := h.registry.id.GetX509SVID()
 	if err != nil {
 		return nil, fmt.Errorf("own identity: %w", err)
 	}
@@ -182,5 +173,14 @@ func (r *Registry) certificate() (*tls.Certificate, error) {
 	for _, c := range svid.Certificates {
 		cert.Certificate = append(cert.Certificate, c.Raw)
 	}
+	h.own = cert.Leaf.NotAfter
 	return cert, nil
+}
+
+// wrongServerError says that another server answered than the one that was meant.
+type wrongServerError struct{ expected, got spiffeid.ID }
+
+// Error implements error.
+func (e *wrongServerError) Error() string {
+	return fmt.Sprintf("expected the server %s, got %s", e.expected, e.got)
 }

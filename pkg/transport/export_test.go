@@ -10,17 +10,7 @@ import (
 
 // Adopt takes a connection in as if a handshake had verified peer on it.
 func (r *Registry) Adopt(peer *identity.Peer, raw net.Conn) error {
-	return r.add(&conn{
-		Conn:      tls.Server(raw, &tls.Config{}),
-		raw:       raw,
-		registry:  r,
-		info:      &authInfo{peer: peer},
-		direction: Inbound,
-		opened:    r.opts.now(),
-		index:     -1,
-		notAfter:  peer.NotAfter,
-		verified:  peer,
-	}, r.sweeps.Load())
+	return r.add(newConn(r, Inbound, raw, tls.Server(raw, &tls.Config{}), peer, peer.NotAfter), r.sweeps.Load())
 }
 
 // Sweeps counts how often all connections were verified anew.

@@ -22,7 +22,7 @@ func newRefusals() refusals {
 	return refusals{limiter: rate.NewLimiter(10, 20), suppressed: new(atomic.Int64)}
 }
 
-// refused logs a failed handshake, at a bounded rate, and returns its error.
+// refused counts a failed handshake, logs it at a bounded rate, and returns its error.
 func (r *Registry) refused(direction Direction, raw net.Conn, err error) error {
 	log := r.outbound
 	if direction == Inbound {
@@ -31,6 +31,7 @@ func (r *Registry) refused(direction Direction, raw net.Conn, err error) error {
 	if direction == Inbound && r.accepting.Err() != nil {
 		return errNotAccepting // it is this process's doing and no fault of the peer
 	}
+	r.failed(direction, err)
 	if err == io.EOF { //nolint:errorlint // gRPC compares it so: a probe that connected and said nothing, which is no fault
 		return err
 	}

@@ -1,40 +1,21 @@
 package transport
 
 import (
-	"context"
-	"errors"
-	"fmt"
+	"container/heap"
 	"time"
 )
 
-// Why a connection is cut, or not made.
-var (
-	errClosed       = errors.New("the registry is closed")
-	errExpired      = errors.New("the peer's SVID has expired")
-	errNotAccepting = errors.New("no connections are accepted any more")
-)
-
-// look is how long the watch sleeps at most. A timer does not see a machine sleep or a clock jump; this bounds how late it is.
+// look is how long attend sleeps at most. A timer does not see a machine sleep or a clock jump; this bounds how late it is.
 const look = time.Second
 
-// watch cuts connections, until ctx ends: at a change of the own identity or the bundles those that verify no more, and each at its
-// peer's expiry.
-func (r *Registry) watch(ctx context.Context) {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		changed := r.id.Changed()
+// follow verifies every connection anew whenever something changed, until the Registry is closed.
+func (r *Registry) follow(changed func() <-chan struct{}) {
+	for r.watching.Err() == nil {
+		next := changed()
 		r.sweep()
-		for same := true; same; {
-			timer.Reset(r.cutExpired())
-			select {
-			case <-ctx.Done():
-				return
-			case <-changed:
-				same = false
-			case <-timer.C:
-			case <-r.wake:
-			}
+		select {
+		case <-next:
+		case <-r.watching.Done():
 		}
 	}
 }
@@ -43,49 +24,106 @@ func (r *Registry) watch(ctx context.Context) {
 func (r *Registry) sweep() {
 	r.sweeps.Add(1)
 	for _, c := range r.live() {
-		if err := r.recheck(c); err != nil {
-			r.cut(c, err)
+		if e := r.recheck(c); e != nil {
+			r.end(c, e)
 		}
 	}
 }
 
-// recheck fails when a connection may not go on: its peer verifies no more, or this process's own identity is gone, which
+// recheck says why a connection may not go on, or nil: its peer verifies no more, or this process's own identity is gone, which
 // each connection asserts.
-func (r *Registry) recheck(c *conn) error {
+func (r *Registry) recheck(c *conn) *ending {
 	if _, err := r.id.GetX509SVID(); err != nil {
-		return fmt.Errorf("own identity: %w", err)
+		return ownGone(err)
 	}
-	peer, err := r.opts.verifier.Reverify(r.verified(c))
+	peer, err := r.verifier.Load().Reverify(r.verified(c))
 	if err != nil {
-		return fmt.Errorf("the peer verifies no more: %w", err)
+		return refuted(err)
 	}
 	r.keep(c, peer)
 	return nil
 }
 
-// cutExpired cuts the connections whose peer has expired and returns how long to wait until the next one.
-func (r *Registry) cutExpired() time.Duration {
+// attend does for each connection what is due, until the Registry is closed.
+func (r *Registry) attend() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
-		now := r.opts.now()
-		r.mu.Lock()
-		if len(r.queue) == 0 {
-			r.mu.Unlock()
-			return look
+		select {
+		case <-r.watching.Done():
+			return
+		case <-timer.C:
+		case <-r.wake:
 		}
-		c := r.queue[0]
-		left := c.notAfter.Sub(now)
-		r.mu.Unlock()
-		if left > 0 {
-			return min(left, look)
-		}
-		r.cut(c, errExpired)
+		timer.Reset(r.attendAll())
 	}
 }
 
-// cut ends a connection and says why.
-func (r *Registry) cut(c *conn, why error) {
-	if c.cut(why) {
-		r.opts.log.Warn("connection cut", "peer", c.info.peer.ID.String(), "serial", c.info.peer.Serial,
-			"direction", c.direction.String(), "remote", c.RemoteAddr().String(), "reason", why)
+// attendAll does what is due by now and returns how long to wait until there is something again.
+func (r *Registry) attendAll() time.Duration {
+	for {
+		c, stage, wait := r.first()
+		switch {
+		case c == nil:
+			return wait
+		case stage == renew:
+			// It can block for as long as the peer reads nothing.
+			r.tasks.Go(func() { _ = c.frames.goAway() }) // it fails only when the connection is closed
+		case stage == retire:
+			r.end(c, renewed())
+		case stage == expire:
+			r.end(c, expired())
+		case stage == drop:
+			r.drop(c)
+		}
 	}
+}
+
+// first returns the first connection that something is due for, and what; or none, and how long to wait. A connection that is renewed
+// goes on to its next stage; the others end.
+func (r *Registry) first() (c *conn, due stage, wait time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.queue) == 0 {
+		return nil, 0, look
+	}
+	c = r.queue[0]
+	if left := c.due.Sub(r.opts.now()); left > 0 {
+		return nil, 0, min(left, look)
+	}
+	due = c.next
+	if due == renew {
+		c.next, c.due = retire, c.retireAt
+		heap.Fix(&r.queue, c.index)
+		r.tally.renewed++
+	}
+	return c, due, 0
+}
+
+// end marks a connection dead: the calls on it end, and no more are let in. Its socket is closed at once when it was dialled here, as nothing
+// that such a server says is to be believed; and in a while when it was accepted, so that calls in flight get their status.
+func (r *Registry) end(c *conn, why *ending) {
+	r.mu.Lock()
+	first := c.info.ended.CompareAndSwap(nil, why)
+	if first && c.index >= 0 {
+		c.next, c.due = drop, r.opts.now().Add(linger)
+		heap.Fix(&r.queue, c.index)
+		r.poke(c)
+	}
+	r.mu.Unlock()
+	if !first {
+		return
+	}
+	c.info.end(why.status)
+	if c.direction == Outbound {
+		r.drop(c)
+	}
+	r.note(c, why)
+}
+
+// drop closes a connection that has ended and forgets it. It closes the socket and not the TLS connection, which would first wait for
+// its peer to take an alert.
+func (r *Registry) drop(c *conn) {
+	r.remove(c)
+	_ = c.raw.Close() // it fails only when it was closed before
 }

@@ -8,8 +8,6 @@
 package transport
 
 import (
-	"cmp"
-	"container/heap"
 	"context"
 	"log/slog"
 	"slices"
@@ -36,23 +34,28 @@ type Identity interface {
 // Registry makes the credentials of one process and knows every connection that was made with them. It is safe for concurrent
 // use. The zero value is not usable; see NewRegistry.
 type Registry struct {
-	id     Identity
-	opts   options
-	cancel context.CancelFunc
-	done   chan struct{}
-	wake   chan struct{} // there is an earlier expiry than the one waited for
+	id   Identity
+	opts options
+	// watching is what the goroutines of the Registry run under; tasks waits for them.
+	watching context.Context //nolint:containedctx // the life of the Registry, which belongs to no call
+	cancel   context.CancelFunc
+	tasks    sync.WaitGroup
+	wake     chan struct{} // something is due earlier than what is waited for
 
 	// accepting is what every inbound handshake runs under; abort ends it.
 	accepting context.Context //nolint:containedctx // credentials.TransportCredentials passes none to a server
 	abort     context.CancelFunc
 
 	// sweeps counts the times that all connections were verified anew. A handshake that overlaps one is verified again.
-	sweeps atomic.Uint64
+	sweeps   atomic.Uint64
+	verifier atomic.Pointer[identity.Verifier]
 
 	mu     sync.Mutex
-	queue  queue // the live connections, the earliest to expire first
+	queue  queue // the connections, the one that something is due for first
 	opened uint64
 	closed bool
+	lists  []RevocationList
+	tally  tally
 
 	// slots bounds the inbound handshakes that have begun.
 	slots chan struct{}
@@ -87,24 +90,24 @@ func NewRegistry(id Identity, opts ...Option) *Registry {
 	for _, opt := range opts {
 		opt(&o)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	watching, cancel := context.WithCancel(context.Background())
 	accepting, abort := context.WithCancel(context.Background())
 	r := &Registry{
 		id:        id,
 		opts:      o,
+		watching:  watching,
 		cancel:    cancel,
-		done:      make(chan struct{}),
 		wake:      make(chan struct{}, 1),
+		tally:     newTally(),
 		accepting: accepting,
 		abort:     abort,
 		slots:     make(chan struct{}, o.handshakes),
 		inbound:   newRefusals(),
 		outbound:  newRefusals(),
 	}
-	go func() {
-		defer close(r.done)
-		r.watch(ctx)
-	}()
+	r.verifier.Store(o.verifier)
+	r.tasks.Go(func() { r.follow(id.Changed) })
+	r.tasks.Go(r.attend)
 	return r
 }
 
@@ -120,42 +123,25 @@ func (r *Registry) Client(server spiffeid.ID) credentials.TransportCredentials {
 	return &creds{registry: r, server: server}
 }
 
-// Direction says which end of a connection this process is.
-type Direction int
-
-// The directions.
-const (
-	// Inbound connections were accepted here.
-	Inbound Direction = iota + 1
-	// Outbound connections were dialled here.
-	Outbound
-)
-
-// String returns "inbound" or "outbound".
-func (d Direction) String() string {
-	if d == Inbound {
-		return "inbound"
-	}
-	return "outbound"
+// RevocationList is whom not to believe any more, as somebody keeps it; an authz.File is one.
+type RevocationList interface {
+	// Revocations returns the list in force.
+	Revocations() *identity.Revocations
+	// Changed is closed when the next list comes into force. Whoever waits for that calls it before Revocations.
+	Changed() <-chan struct{}
 }
 
-// Conn is a snapshot of a live connection.
-type Conn struct {
-	Peer       *identity.Peer
-	Direction  Direction
-	RemoteAddr string
-	Opened     time.Time
-}
-
-// Conns returns the live connections, oldest first.
-func (r *Registry) Conns() []Conn {
-	live := r.live()
-	slices.SortFunc(live, func(a, b *conn) int { return cmp.Compare(a.seq, b.seq) })
-	conns := make([]Conn, len(live))
-	for i, c := range live {
-		conns[i] = Conn{Peer: r.verified(c), Direction: c.direction, RemoteAddr: c.RemoteAddr().String(), Opened: c.opened}
+// Heed refuses and cuts whom list names, from now on and until Close: it takes effect on handshakes and on connections that are made,
+// those to servers too. Several lists add up; the same one (by ==) counts once.
+func (r *Registry) Heed(list RevocationList) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed || slices.Contains(r.lists, list) {
+		return
 	}
-	return conns
+	r.lists = append(r.lists, list)
+	r.verifier.Store(r.verifier.Load().With(identity.WithRevocations(list.Revocations)))
+	r.tasks.Go(func() { r.follow(list.Changed) })
 }
 
 // AbortHandshakes closes every connection whose inbound handshake is in progress and makes each later one fail at once. Outbound
@@ -165,101 +151,19 @@ func (r *Registry) Conns() []Conn {
 // connection of a stranger would hold the drain up for as long as a handshake may take.
 func (r *Registry) AbortHandshakes() { r.abort() }
 
-// Close aborts the handshakes in progress, stops watching and cuts every connection that is left.
+// Close aborts the handshakes in progress, stops watching and closes every connection that is left. It waits for all that the Registry
+// started.
 func (r *Registry) Close() error {
 	r.abort()
 	r.cancel()
-	<-r.done
 	r.mu.Lock()
 	r.closed = true
+	all := slices.Clone(r.queue)
 	r.mu.Unlock()
-	for _, c := range r.live() {
-		c.cut(errClosed)
+	for _, c := range all {
+		r.end(c, closing())
+		r.drop(c)
 	}
+	r.tasks.Wait()
 	return nil
-}
-
-// live returns the connections as they are now.
-func (r *Registry) live() []*conn {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.queue)
-}
-
-// add takes a connection in. It fails when the peer is no longer good by now.
-func (r *Registry) add(c *conn, sweep uint64) error {
-	r.mu.Lock()
-	if r.closed {
-		r.mu.Unlock()
-		return errClosed
-	}
-	r.opened++
-	c.seq = r.opened
-	heap.Push(&r.queue, c)
-	first := r.queue[0] == c
-	r.mu.Unlock()
-	if first {
-		select {
-		case r.wake <- struct{}{}:
-		default:
-		}
-	}
-	// A change of the bundles between the verification and this moment has not seen the connection: it counts the sweep first and lists
-	// the connections then.
-	if r.sweeps.Load() != sweep {
-		return r.recheck(c)
-	}
-	return nil
-}
-
-// remove forgets a connection.
-func (r *Registry) remove(c *conn) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if c.index >= 0 {
-		heap.Remove(&r.queue, c.index)
-	}
-}
-
-// verified returns the peer of a connection as it verified last.
-func (r *Registry) verified(c *conn) *identity.Peer {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return c.verified
-}
-
-// keep notes how the peer of a connection verified now, for the next time, and its moment of expiry.
-func (r *Registry) keep(c *conn, peer *identity.Peer) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	c.verified = peer
-	if c.index >= 0 && !c.notAfter.Equal(peer.NotAfter) {
-		c.notAfter = peer.NotAfter
-		heap.Fix(&r.queue, c.index)
-	}
-}
-
-// queue is a heap of connections by expiry.
-type queue []*conn
-
-func (q queue) Len() int           { return len(q) }
-func (q queue) Less(i, j int) bool { return q[i].notAfter.Before(q[j].notAfter) }
-func (q queue) Swap(i, j int) {
-	q[i], q[j] = q[j], q[i]
-	q[i].index, q[j].index = i, j
-}
-
-func (q *queue) Push(x any) {
-	c := x.(*conn) //nolint:errcheck,forcetypeassert // nothing else is pushed
-	c.index = len(*q)
-	*q = append(*q, c)
-}
-
-func (q *queue) Pop() any {
-	old := *q
-	c := old[len(old)-1]
-	old[len(old)-1] = nil
-	*q = old[:len(old)-1]
-	c.index = -1
-	return c
 }

@@ -1,0 +1,90 @@
+package mesh
+
+import (
+	"context"
+	"slices"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/peer"
+
+	"github.com/countersign-mesh/countersign/pkg/transport"
+)
+
+// liveUnary refuses a call on a connection that was cut. A call that was under way at that moment sees its context end, and its answer is not
+// given to a peer that is no longer good.
+func liveUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	if err := transport.CheckLive(ctx); err != nil {
+		return nil, err
+	}
+	resp, err := handler(ctx, req)
+	if ended := transport.CheckLive(ctx); ended != nil {
+		return nil, ended
+	}
+	return resp, err
+}
+
+// liveStream refuses a stream, and each of its messages, on a connection that was cut.
+func liveStream(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	if err := transport.CheckLive(ss.Context()); err != nil {
+		return err
+	}
+	err := handler(srv, liveServerStream{ss})
+	if ended := transport.CheckLive(ss.Context()); ended != nil {
+		return ended
+	}
+	return err
+}
+
+type liveServerStream struct{ grpc.ServerStream }
+
+func (s liveServerStream) RecvMsg(m any) error {
+	if err := s.ServerStream.RecvMsg(m); err != nil {
+		return err
+	}
+	return transport.CheckLive(s.Context())
+}
+
+func (s liveServerStream) SendMsg(m any) error {
+	if err := transport.CheckLive(s.Context()); err != nil {
+		return err
+	}
+	return s.ServerStream.SendMsg(m)
+}
+
+// liveCall is for the calls of a client: one that ends because its connection was cut says so.
+func liveCall(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	var server peer.Peer
+	err := invoker(ctx, method, req, reply, cc, slices.Concat(opts, []grpc.CallOption{grpc.Peer(&server)})...)
+	return transport.Leave(&server, err)
+}
+
+// liveClientStreams is liveCall for streams.
+func liveClientStreams(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	stream, err := streamer(ctx, desc, cc, method, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return &liveClientStream{ClientStream: stream, single: !desc.ServerStreams}, nil
+}
+
+// liveClientStream is a stream whose messages are received by one goroutine at a time, as gRPC has it.
+type liveClientStream struct {
+	grpc.ClientStream
+	// single says that one message is all there is to receive.
+	single bool
+	left   bool
+}
+
+// RecvMsg receives a message. Its error, or the only message, is the end of the stream.
+func (s *liveClientStream) RecvMsg(m any) error {
+	err := s.ClientStream.RecvMsg(m)
+	if s.left || err == nil && !s.single {
+		return err
+	}
+	s.left = true
+	server, ok := peer.FromContext(s.Context())
+	if !ok {
+		return err
+	}
+	return transport.Leave(server, err)
+}

@@ -1,0 +1,114 @@
+package transport
+
+import (
+	"context"
+	"net"
+	"sync/atomic"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/status"
+
+	"github.com/countersign-mesh/countersign/pkg/identity"
+)
+
+// authInfo is what gRPC knows of a connection. It implements credentials.AuthInfo and credentials.AuthorityValidator.
+type authInfo struct {
+	credentials.CommonAuthInfo
+	peer *identity.Peer
+	// ended is why the connection is not good any more; nil while it is.
+	ended atomic.Pointer[ending]
+	calls atomic.Uint64
+	// ctx ends with the connection, and so do the calls on it: see Tagger.
+	ctx context.Context //nolint:containedctx // the life of the connection, which belongs to no call
+	end context.CancelCauseFunc
+}
+
+// AuthType implements credentials.AuthInfo.
+func (*authInfo) AuthType() string { return "spiffe-x509" }
+
+// Peer returns the verified peer; package identity looks for it.
+func (a *authInfo) Peer() *identity.Peer { return a.peer }
+
+// ValidateAuthority lets a call name only an authority that is in the server's certificate.
+func (a *authInfo) ValidateAuthority(authority string) error {
+	host, _, err := net.SplitHostPort(authority)
+	if err != nil {
+		host = authority
+	}
+	return a.peer.Chain[0].VerifyHostname(host)
+}
+
+// CheckLive fails when the connection of the call that ctx belongs to was cut, or was not secured by this package. The status is
+// UNAUTHENTICATED when the peer is no longer good, and UNAVAILABLE when the fault is at this end or the connection is only to be
+// renewed. It is one atomic load.
+func CheckLive(ctx context.Context) error {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return status.Error(codes.Unauthenticated, "the call has no peer")
+	}
+	info, ok := p.AuthInfo.(*authInfo)
+	if !ok {
+		return status.Error(codes.Unauthenticated, "the connection is not secured by a SPIFFE identity")
+	}
+	if e := info.ended.Load(); e != nil {
+		return e.status
+	}
+	return nil
+}
+
+// Enter is CheckLive for a call that arrives; it also counts the call.
+func Enter(ctx context.Context) error {
+	if err := CheckLive(ctx); err != nil {
+		return err
+	}
+	p, _ := peer.FromContext(ctx)
+	p.AuthInfo.(*authInfo).calls.Add(1) //nolint:errcheck,forcetypeassert // CheckLive has seen it
+	return nil
+}
+
+// Leave is for a call that this process made, when it has ended with err on the connection of p (grpc.Peer, which may be empty). It counts
+// the call, and returns what the caller should be told: gRPC knows that the connection was closed (UNAVAILABLE), but not that it was cut, nor why.
+func Leave(p *peer.Peer, err error) error {
+	info, ok := p.AuthInfo.(*authInfo)
+	if !ok {
+		return err
+	}
+	info.calls.Add(1)
+	if e := info.ended.Load(); e != nil && status.Code(err) == codes.Unavailable {
+		return e.status
+	}
+	return err
+}
+
+// Tagger returns a stats handler for a gRPC server by which the context of each call ends when its connection is cut. It costs nothing a
+// call: the contexts of calls derive from one that is their connection's.
+func Tagger() stats.Handler { return tagger{} }
+
+type tagger struct{}
+
+// TagConn implements stats.Handler.
+func (tagger) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return ctx
+	}
+	info, ok := p.AuthInfo.(*authInfo)
+	if !ok {
+		return ctx
+	}
+	tagged, cancel := context.WithCancelCause(ctx)
+	context.AfterFunc(info.ctx, func() { cancel(context.Cause(info.ctx)) })
+	return tagged
+}
+
+// HandleConn implements stats.Handler.
+func (tagger) HandleConn(context.Context, stats.ConnStats) {}
+
+// TagRPC implements stats.Handler.
+func (tagger) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
+
+// HandleRPC implements stats.Handler.
+func (tagger) HandleRPC(context.Context, stats.RPCStats) {}
