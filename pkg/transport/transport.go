@@ -3,8 +3,12 @@
 // whose peer is no longer good.
 //
 // TLS alone verifies at the handshake only. A connection may live for days: its peer's SVID expires, the authority behind it
-// leaves the bundle, and calls go on. A Registry closes that gap in two ways: it cuts such a connection within a second, and
-// CheckLive refuses calls that arrive on it meanwhile.
+// leaves the bundle, somebody revokes it, and calls go on. A Registry closes that gap: it cuts such a connection, ends the calls on it
+// (see Tagger) and refuses more (CheckLive), all within a second. And it lets a peer that is good not feel the limit: an inbound connection is
+// renewed by GOAWAY long before one of its certificates expires.
+//
+// A server needs the three together: the credentials of a Registry, Tagger as a stats handler, and interceptors that ask CheckLive before
+// and after each call. Package mesh puts them together.
 package transport
 
 import (
@@ -110,9 +114,6 @@ func NewRegistry(id Identity, opts ...Option) *Registry {
 	r.tasks.Go(r.attend)
 	return r
 }
-
-// Identity returns the identity that the Registry was made with.
-func (r *Registry) Identity() Identity { return r.id }
 
 // Server returns credentials for a server: any peer with a good SVID gets through the handshake, what it may do is
 // for authorization to say.
