@@ -1,5 +1,5 @@
 # What there is to do here: `make help`. All of it needs Go (the version in go.mod), make, git and, for the race detector, a C compiler.
-# Nothing needs Docker; the network is needed for Go modules only.
+# Nothing needs Docker; the network is needed for Go modules, and for promtool where there is none (see tools/promtool.sh).
 
 # Works with GNU make 3.81 and bash 3.2 too, which is what macOS has.
 SHELL := bash
@@ -21,6 +21,7 @@ BUILD_FLAGS := -trimpath -buildvcs=false -ldflags='-s -w'
 TOOLS := bin/tools
 BUF := $(TOOLS)/buf
 LINT := $(CURDIR)/$(TOOLS)/golangci-lint
+PROMTOOL := tools/promtool.sh $(TOOLS)/promtool
 PLUGINS := $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc
 
 # protovalidate's schema comes from its Go module, so that no schema registry has to be reachable. The sum pins its content.
@@ -140,9 +141,15 @@ cross: ## Build every service and the CLI for the other platforms into bin/cross
 vuln: $(TOOLS)/govulncheck ## Look for known vulnerabilities in what is reached
 	@tools/vuln.sh $(CURDIR)/$(TOOLS)/govulncheck $(MODULES)
 
+.PHONY: alerts
+alerts: ## Check the alert rules and the Prometheus configuration, and test the rules
+	$(PROMTOOL) check rules deploy/observability/alerts.yaml
+	$(PROMTOOL) check config deploy/observability/prometheus.yaml
+	$(PROMTOOL) test rules deploy/observability/alerts_test.yaml
+
 .PHONY: ci
 ci: ## All that has to pass before a change goes in
-	@for step in generate-check lint tidy-check standalone cross test vuln; do \
+	@for step in generate-check lint tidy-check standalone cross alerts test vuln; do \
 		echo "=== $$step"; start=$$SECONDS; $(MAKE) $$step || exit 1; echo "--- $$step: $$((SECONDS - start)) s"; \
 	done
 
