@@ -9,11 +9,32 @@ import (
 	"time"
 )
 
-// checkAuthorities fails when one of a bundle's certificates is no signing certificate.
+// The extensions whose form the standard lays down, by their number under id-ce (RFC 5280 §4.2.1.3 and §4.2.1.6).
+const (
+	keyUsageExtension        = 15
+	alternativeNameExtension = 17
+)
+
+// checkAuthorities fails when one of a bundle's certificates is no signing certificate, or is one that names a workload.
 func checkAuthorities(roots []*x509.Certificate) error {
 	for i, cert := range roots {
-		if err := checkAuthority(cert); err != nil {
+		err := checkAuthority(cert)
+		if err == nil {
+			err = checkNamesNoWorkload(cert)
+		}
+		if err != nil {
 			return fmt.Errorf("bundle refused, certificate %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// checkNamesNoWorkload fails when a signing certificate has a SPIFFE ID with a path. The standard's own example has the root path
+// (Trust Domain and Bundle, appendix A), which names no workload either.
+func checkNamesNoWorkload(cert *x509.Certificate) error {
+	for _, uri := range cert.URIs {
+		if uri.Scheme == "spiffe" && uri.Path != "" && uri.Path != "/" {
+			return fmt.Errorf("is a CA whose ID %q has a path", uri)
 		}
 	}
 	return nil
@@ -33,12 +54,27 @@ func hasUsage(cert *x509.Certificate, usage x509.ExtKeyUsage) bool {
 	return slices.Contains(cert.ExtKeyUsage, usage)
 }
 
+// markedCritical reports whether a certificate's extension, if it is there, is marked critical.
+func markedCritical(cert *x509.Certificate, number int) bool {
+	for _, ext := range cert.Extensions {
+		if isExtension(ext.Id, number) {
+			return ext.Critical
+		}
+	}
+	return true
+}
+
+// isExtension reports whether an identifier is that of an extension of RFC 5280, which are all under id-ce.
+func isExtension(id asn1.ObjectIdentifier, number int) bool {
+	return len(id) == 4 && id[0] == 2 && id[1] == 5 && id[2] == 29 && id[3] == number
+}
+
 // uriNames returns the URI SANs of a certificate byte for byte as they were signed (RFC 5280 §4.2.1.6).
 func uriNames(cert *x509.Certificate) ([]string, error) {
 	const uriTag = 6
 	var uris []string
 	for _, ext := range cert.Extensions {
-		if !ext.Id.Equal(asn1.ObjectIdentifier{2, 5, 29, 17}) {
+		if !isExtension(ext.Id, alternativeNameExtension) {
 			continue
 		}
 		var names []asn1.RawValue

@@ -4,12 +4,14 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"fmt"
 	"net/url"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/countersign-mesh/countersign/pkg/identity"
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
@@ -18,45 +20,146 @@ import (
 // refusal is a chain that must be refused.
 type refusal struct {
 	name string
+	// attack is its number in the catalogue of attacks; 0 if it has none.
+	attack int
 	// rule is the one that refuses it.
 	rule string
+	// holds are the requirements of the standards that its refusal shows to be held, the nearest first.
+	holds []string
 	// chain makes the chain.
-	chain func(t *testing.T, tr *trusted) []*x509.Certificate
+	chain maker
 	// bundles is what is trusted; trusted.bundles if nil.
-	bundles func(tr *trusted) x509bundle.Source
+	bundles func(t *testing.T, tr *trusted) x509bundle.Source
 	// revoked is who was revoked; nobody if nil.
 	revoked func(tr *trusted, chain []*x509.Certificate) *identity.Revocations
 	// ordinary: go-spiffe's verifier lets it in. The test shows that too.
 	ordinary bool
 }
 
+// title begins with the section of the standard and ends with the number of the attack.
+func (r refusal) title() string {
+	title := section(r.holds) + ": " + r.name
+	if r.attack != 0 {
+		title += fmt.Sprintf(" (ATTACKS %d)", r.attack)
+	}
+	return title
+}
+
+func allRefusals() []refusal {
+	var all []refusal
+	for _, some := range [][]refusal{
+		leafRefusals(), usageRefusals(), idRefusals(), rawIDRefusals(), signerRefusals(), pathRefusals(), validityRefusals(), bundleRefusals(), houseRefusals(), revocationRefusals(),
+	} {
+		all = append(all, some...)
+	}
+	return all
+}
+
+// trusted is what the verifier of a test trusts: one authority, and one of a federated trust domain.
+type trusted struct {
+	ca      *meshtest.CA
+	partner *meshtest.CA
+}
+
+func newTrusted(t testing.TB) *trusted {
+	t.Helper()
+	return &trusted{ca: meshtest.NewCA(t, "bank.test"), partner: meshtest.NewCA(t, "partner.test")}
+}
+
+func (tr *trusted) bundles() x509bundle.Source {
+	return x509bundle.NewSet(tr.ca.Bundle(), tr.partner.Bundle())
+}
+
+// maker makes a chain for the verifier that trusts tr.
+type maker func(t *testing.T, tr *trusted) []*x509.Certificate
+
 // leaf returns a maker of chains whose leaf was changed.
-func leaf(templates ...meshtest.Template) func(*testing.T, *trusted) []*x509.Certificate {
+func leaf(templates ...meshtest.Template) maker {
 	return func(t *testing.T, tr *trusted) []*x509.Certificate {
 		return tr.ca.SVID(t, "/payments", templates...).Certificates
 	}
 }
 
 // below returns a maker of chains with an intermediate that was changed.
-func below(templates ...meshtest.Template) func(*testing.T, *trusted) []*x509.Certificate {
+func below(templates ...meshtest.Template) maker {
 	return func(t *testing.T, tr *trusted) []*x509.Certificate {
 		return tr.ca.Intermediate(t, templates...).SVID(t, "/payments").Certificates
+	}
+}
+
+// under returns a maker of chains below a root that was changed, which is the trusted one from then on.
+func under(templates ...meshtest.Template) maker {
+	return func(t *testing.T, tr *trusted) []*x509.Certificate {
+		tr.ca = meshtest.NewCA(t, "bank.test", templates...)
+		return tr.ca.SVID(t, "/payments").Certificates
+	}
+}
+
+// rewritten returns a maker of chains whose leaf had this URI put in place of its own after it was parsed. crypto/x509 refuses to parse
+// some names; whether it does is not for the verifier to rely on.
+func rewritten(uri string) maker {
+	return func(t *testing.T, tr *trusted) []*x509.Certificate {
+		chain := tr.ca.SVID(t, "/payments").Certificates
+		rename(t, chain[0], uri)
+		return chain
+	}
+}
+
+func rename(t testing.TB, cert *x509.Certificate, uri string) {
+	t.Helper()
+	cert.URIs = nil
+	if parsed, err := url.Parse(uri); err == nil {
+		cert.URIs = []*url.URL{parsed}
+	}
+	for i := range cert.Extensions {
+		if cert.Extensions[i].Id.Equal(asn1.ObjectIdentifier{2, 5, 29, 17}) {
+			cert.Extensions[i].Value = uriSANs(uri)
+			return
+		}
+	}
+	t.Fatal("the certificate has no subject alternative name")
+}
+
+// altered returns a maker of chains whose leaf was changed after it was signed.
+func altered(change func(t *testing.T, tr *trusted, leaf *x509.Certificate) []byte) maker {
+	return func(t *testing.T, tr *trusted) []*x509.Certificate {
+		der := change(t, tr, tr.ca.SVID(t, "/payments").Certificates[0])
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []*x509.Certificate{cert}
 	}
 }
 
 // named puts URI SANs into a certificate byte for byte, as net/url would not.
 func named(uris ...string) meshtest.Template {
 	return func(c *x509.Certificate) {
-		var names []asn1.RawValue
-		for _, uri := range uris {
-			names = append(names, asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 6, Bytes: []byte(uri)})
-		}
-		value, err := asn1.Marshal(names)
-		if err != nil {
-			panic(err)
-		}
 		c.URIs = nil
-		c.ExtraExtensions = append(c.ExtraExtensions, pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: value})
+		c.ExtraExtensions = append(c.ExtraExtensions, pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: uriSANs(uris...)})
+	}
+}
+
+func uriSANs(uris ...string) []byte {
+	var names []asn1.RawValue
+	for _, uri := range uris {
+		names = append(names, asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 6, Bytes: []byte(uri)})
+	}
+	value, err := asn1.Marshal(names)
+	if err != nil {
+		panic(err)
+	}
+	return value
+}
+
+// uncriticalUsage puts in a key usage extension that is not marked critical. The byte holds the bits, the highest first.
+func uncriticalUsage(bits byte) meshtest.Template {
+	value, err := asn1.Marshal(asn1.BitString{Bytes: []byte{bits}, BitLength: 8})
+	if err != nil {
+		panic(err)
+	}
+	return func(c *x509.Certificate) {
+		c.ExtraExtensions = append(c.ExtraExtensions, pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 15}, Value: value})
 	}
 }
 
@@ -68,144 +171,34 @@ func extUsage(u ...x509.ExtKeyUsage) meshtest.Template {
 	return func(c *x509.Certificate) { c.ExtKeyUsage = u }
 }
 
+func noSubject(c *x509.Certificate) { c.Subject = pkix.Name{} }
+
 func valid(from, to time.Duration) meshtest.Template {
 	return func(c *x509.Certificate) { c.NotBefore, c.NotAfter = time.Now().Add(from), time.Now().Add(to) }
 }
 
-// leafRefusals are leaves that break a rule (ATTACKS 1 to 7, 12).
-func leafRefusals() []refusal {
-	ca := func(c *x509.Certificate) { c.IsCA = true }
-	noUsage := usage(x509.KeyUsageKeyEncipherment)
-	return []refusal{
-		// ATTACKS 1
-		{name: "a leaf with the CA flag", rule: "leaf-not-ca", chain: leaf(ca)},
-		{name: "a leaf with keyCertSign", rule: "leaf-signs-nothing", chain: leaf(usage(x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign))},
-		{name: "a leaf with cRLSign", rule: "leaf-signs-nothing", chain: leaf(usage(x509.KeyUsageDigitalSignature | x509.KeyUsageCRLSign))},
-		// ATTACKS 2
-		{name: "no URI SAN", rule: "leaf-one-uri", chain: leaf(func(c *x509.Certificate) { c.URIs = nil })},
-		{name: "a DNS name instead of a URI", rule: "leaf-one-uri", chain: leaf(func(c *x509.Certificate) { c.URIs, c.DNSNames = nil, []string{"payments"} })},
-		{name: "two SPIFFE IDs", rule: "leaf-one-uri", chain: leaf(named("spiffe://bank.test/payments", "spiffe://bank.test/ledger"))},
-		{name: "the same SPIFFE ID twice", rule: "leaf-one-uri", chain: leaf(named("spiffe://bank.test/payments", "spiffe://bank.test/payments"))},
-		{name: "a second URI that is not spiffe", rule: "leaf-one-uri", chain: leaf(named("spiffe://bank.test/payments", "https://bank.test/payments"))},
-		{name: "a first URI that is not spiffe", rule: "leaf-one-uri", chain: leaf(named("https://bank.test/payments", "spiffe://bank.test/payments"))},
-		// ATTACKS 3
-		{name: "an ID without a path", rule: "spiffe-id-path", chain: leaf(named("spiffe://bank.test")), ordinary: true},
-		// ATTACKS 4
-		{name: "an ID over 2,048 bytes", rule: "spiffe-id-length", chain: leaf(named("spiffe://bank.test/" + strings.Repeat("a", 2048))), ordinary: true},
-		{name: "a trust domain over 255 bytes", rule: "spiffe-id-grammar", chain: leaf(named("spiffe://" + strings.Repeat("a.", 128) + "a/payments"))},
-		// ATTACKS 5
-		{name: "no digitalSignature", rule: "leaf-digital-signature", chain: leaf(noUsage), ordinary: true},
-		{name: "no key usage at all", rule: "leaf-digital-signature", chain: leaf(usage(0)), ordinary: true},
-		// ATTACKS 6
-		{name: "an EKU with serverAuth alone", rule: "leaf-extended-key-usage", chain: leaf(extUsage(x509.ExtKeyUsageServerAuth)), ordinary: true},
-		{name: "an EKU with clientAuth alone", rule: "leaf-extended-key-usage", chain: leaf(extUsage(x509.ExtKeyUsageClientAuth)), ordinary: true},
-		{name: "an EKU for signing code", rule: "leaf-extended-key-usage", chain: leaf(extUsage(x509.ExtKeyUsageCodeSigning)), ordinary: true},
-		{name: "anyExtendedKeyUsage in place of the two", rule: "leaf-extended-key-usage", chain: leaf(extUsage(x509.ExtKeyUsageAny)), ordinary: true},
-		{name: "an EKU that is unknown", rule: "leaf-extended-key-usage", ordinary: true, chain: leaf(extUsage(), func(c *x509.Certificate) {
-			c.UnknownExtKeyUsage = []asn1.ObjectIdentifier{{1, 3, 6, 1, 4, 1, 99999, 1}}
-		})},
-		// ATTACKS 9
-		{name: "an expired leaf", rule: "validity", chain: leaf(valid(-time.Hour, -time.Second))},
-		{name: "a leaf that is not yet valid", rule: "validity", chain: leaf(valid(time.Minute, time.Hour))},
-		// ATTACKS 12
-		{name: "a leaf that lives a year", rule: "leaf-lifetime", chain: leaf(valid(-time.Minute, 365*24*time.Hour)), ordinary: true},
-		{name: "an unknown critical extension", rule: "path", chain: leaf(func(c *x509.Certificate) {
-			c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 99999, 2}, Critical: true, Value: []byte{5, 0}}}
-		})},
+// spec returns requirements by their names in docs/conformance/requirements.yaml: section and key.
+func spec(requirements ...string) []string { return requirements }
+
+// section is what stands before the key of the first requirement.
+func section(requirements []string) string {
+	if len(requirements) == 0 {
+		return "no section"
+	}
+	return requirements[0][:strings.LastIndexByte(requirements[0], ' ')]
+}
+
+// holds says in the log of the test which requirements it shows to be held. docs/spiffe-conformance.md is made of that.
+func holds(t *testing.T, requirements ...string) {
+	t.Helper()
+	for _, r := range requirements {
+		t.Attr("spiffe.requirement", r)
 	}
 }
 
-// grammarRefusals are leaves whose one URI is not a SPIFFE ID (ATTACKS 7).
-func grammarRefusals() []refusal {
-	var all []refusal
-	for _, c := range []struct {
-		name, uri string
-		ordinary  bool
-	}{
-		{"an upper-case trust domain", "spiffe://Bank.test/payments", false},
-		{"an upper-case scheme", "SPIFFE://bank.test/payments", true},
-		{"another scheme", "https://bank.test/payments", false},
-		{"a port", "spiffe://bank.test:8443/payments", false},
-		{"an empty port", "spiffe://bank.test:/payments", false},
-		{"userinfo", "spiffe://root@bank.test/payments", false},
-		{"empty userinfo", "spiffe://@bank.test/payments", false},
-		{"a query", "spiffe://bank.test/payments?admin=1", false},
-		{"an empty query", "spiffe://bank.test/payments?", false},
-		{"a fragment", "spiffe://bank.test/payments#x", false},
-		{"an empty fragment", "spiffe://bank.test/payments#", true},
-		{"percent-encoding", "spiffe://bank.test/%70ayments", false},
-		{"a percent-encoded slash", "spiffe://bank.test/a%2fpayments", false},
-		{"an empty segment", "spiffe://bank.test//payments", false},
-		{"a dot segment", "spiffe://bank.test/./payments", false},
-		{"a double dot segment", "spiffe://bank.test/x/../payments", false},
-		{"a trailing slash", "spiffe://bank.test/payments/", false},
-		{"a root path", "spiffe://bank.test/", false},
-		{"no trust domain", "spiffe:///payments", false},
-		{"one slash", "spiffe:/bank.test/payments", false},
-		{"an opaque URI", "spiffe:bank.test/payments", false},
-		{"a space", "spiffe://bank.test/pay ments", false},
-		{"an empty URI", "", false},
-	} {
-		all = append(all, refusal{name: c.name, rule: "spiffe-id-grammar", chain: leaf(named(c.uri)), ordinary: c.ordinary})
-	}
-	return all
-}
+// answer is a source that gives one bundle, whatever it is asked for.
+type answer struct{ bundle *x509bundle.Bundle }
 
-// pathRefusals are chains and bundles that break a rule (ATTACKS 8 to 11).
-func pathRefusals() []refusal {
-	foreign := func(c *x509.Certificate) {
-		c.URIs = []*url.URL{{Scheme: "spiffe", Host: "partner.test"}}
-	}
-	return []refusal{
-		{name: "no certificate", rule: "chain-length", chain: func(*testing.T, *trusted) []*x509.Certificate { return nil }},
-		{name: "a nil certificate", rule: "chain-length", chain: func(*testing.T, *trusted) []*x509.Certificate { return []*x509.Certificate{nil} }},
-		{name: "a certificate that was not parsed", rule: "chain-length", chain: func(*testing.T, *trusted) []*x509.Certificate { return []*x509.Certificate{{}} }},
-		{name: "a chain of six", rule: "chain-length", ordinary: true, chain: func(t *testing.T, tr *trusted) []*x509.Certificate {
-			ca := tr.ca
-			for range 5 {
-				ca = ca.Intermediate(t)
-			}
-			return ca.SVID(t, "/payments").Certificates
-		}},
-		// ATTACKS 8
-		{name: "a leaf of this trust domain signed by a federated one's authority", rule: "path", chain: func(t *testing.T, tr *trusted) []*x509.Certificate {
-			return tr.partner.SVID(t, "/x", named("spiffe://bank.test/payments")).Certificates
-		}},
-		{name: "a trust domain that is not trusted", rule: "bundle", chain: func(t *testing.T, _ *trusted) []*x509.Certificate {
-			return meshtest.NewCA(t, "evil.test").SVID(t, "/payments").Certificates
-		}},
-		{name: "an authority that is not in the bundle", rule: "path", chain: func(t *testing.T, _ *trusted) []*x509.Certificate {
-			return meshtest.NewCA(t, "bank.test").SVID(t, "/payments").Certificates
-		}},
-		{name: "a trust domain that begins like the trusted one", rule: "bundle", chain: leaf(named("spiffe://bank.test.evil/payments"))}, // ATTACKS 13
-		{name: "an intermediate with a foreign trust domain's ID", rule: "intermediate-trust-domain", chain: below(foreign), ordinary: true},
-		{name: "an intermediate with a workload's ID", rule: "intermediate-trust-domain", chain: below(named("spiffe://bank.test/payments")), ordinary: true},
-		{name: "an intermediate with two URIs", rule: "intermediate-trust-domain", chain: below(named("spiffe://bank.test", "spiffe://partner.test")), ordinary: true},
-		{name: "an intermediate that is no CA", rule: "intermediate-ca", chain: below(func(c *x509.Certificate) { c.IsCA = false })},
-		{name: "an intermediate without keyCertSign", rule: "intermediate-ca", chain: below(usage(x509.KeyUsageDigitalSignature))},
-		{name: "an intermediate that may only sign for signing code", rule: "intermediate-key-usage", chain: below(extUsage(x509.ExtKeyUsageCodeSigning)), ordinary: true},
-		{name: "another workload's SVID as an intermediate", rule: "intermediate-ca", ordinary: true, chain: func(t *testing.T, tr *trusted) []*x509.Certificate {
-			return append(tr.ca.SVID(t, "/payments").Certificates, tr.ca.SVID(t, "/ledger").Certificates...)
-		}},
-		{name: "an intermediate whose path length is used up", rule: "path", chain: func(t *testing.T, tr *trusted) []*x509.Certificate {
-			last := func(c *x509.Certificate) { c.MaxPathLen, c.MaxPathLenZero = 0, true }
-			return tr.ca.Intermediate(t, last).Intermediate(t).SVID(t, "/payments").Certificates
-		}},
-		{name: "a DNS name outside the intermediate's name constraints", rule: "path", chain: func(t *testing.T, tr *trusted) []*x509.Certificate {
-			limited := func(c *x509.Certificate) { c.PermittedDNSDomains = []string{"bank.test"} }
-			other := func(c *x509.Certificate) { c.DNSNames = []string{"evil.test"} }
-			return tr.ca.Intermediate(t, limited).SVID(t, "/payments", other).Certificates
-		}},
-		// ATTACKS 9
-		{name: "an expired intermediate", rule: "validity", chain: below(valid(-time.Hour, -time.Second))},
-		{name: "an intermediate that is not yet valid", rule: "validity", chain: below(valid(time.Minute, time.Hour))},
-		{name: "an expired authority", rule: "path", chain: func(t *testing.T, tr *trusted) []*x509.Certificate {
-			tr.ca = meshtest.NewCA(t, "bank.test", valid(-time.Hour, -time.Second))
-			return tr.ca.SVID(t, "/payments").Certificates
-		}},
-		// ATTACKS 10
-		{name: "an empty bundle", rule: "bundle", chain: leaf(), bundles: func(tr *trusted) x509bundle.Source {
-			return x509bundle.New(tr.ca.TrustDomain())
-		}},
-	}
+func (a answer) GetX509BundleForTrustDomain(spiffeid.TrustDomain) (*x509bundle.Bundle, error) {
+	return a.bundle, nil
 }

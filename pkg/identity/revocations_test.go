@@ -37,14 +37,15 @@ func revocationRefusals() []refusal {
 	root := func(tr *trusted, _ []*x509.Certificate) *identity.Revocations {
 		return identity.NewRevocations(identity.Revocation{Authority: identity.AuthorityOf(tr.ca.Bundle().X509Authorities()[0])})
 	}
+	revocation := spec("Countersign revocation")
 	return []refusal{
-		{name: "a revoked ID", rule: "not-revoked", chain: leaf(), ordinary: true, revoked: revoking(func([]*x509.Certificate) identity.Revocation {
+		{name: "a revoked ID", rule: "not-revoked", holds: revocation, chain: leaf(), ordinary: true, revoked: revoking(func([]*x509.Certificate) identity.Revocation {
 			return identity.Revocation{ID: spiffeid.RequireFromString("spiffe://bank.test/payments")}
 		})},
-		{name: "a revoked serial number", rule: "not-revoked", chain: leaf(), ordinary: true, revoked: revoking(serial)},
-		{name: "a revoked root", rule: "not-revoked", chain: leaf(), ordinary: true, revoked: root},
-		{name: "a revoked root above an intermediate", rule: "not-revoked", chain: below(), ordinary: true, revoked: root},
-		{name: "a revoked intermediate", rule: "not-revoked", chain: below(), ordinary: true, revoked: revoking(intermediate)},
+		{name: "a revoked serial number", rule: "not-revoked", holds: revocation, chain: leaf(), ordinary: true, revoked: revoking(serial)},
+		{name: "a revoked root", rule: "not-revoked", holds: revocation, chain: leaf(), ordinary: true, revoked: root},
+		{name: "a revoked root above an intermediate", rule: "not-revoked", holds: revocation, chain: below(), ordinary: true, revoked: root},
+		{name: "a revoked intermediate", rule: "not-revoked", holds: revocation, chain: below(), ordinary: true, revoked: revoking(intermediate)},
 	}
 }
 
@@ -105,6 +106,7 @@ func TestRevokedErrorNamesTheEntry(t *testing.T) {
 // An intermediate that two roots have signed gives two paths. Revoking one root leaves the other, which counts from then on.
 func TestARevokedRootLeavesTheOtherPathOpen(t *testing.T) {
 	t.Parallel()
+	holds(t, "Countersign revocation")
 	east, west := newIssuer(t, "east", nil, nil), newIssuer(t, "west", nil, nil)
 	byEast := newIssuer(t, "intermediate", east, nil)
 	byWest := newIssuer(t, "intermediate", west, byEast.key)
@@ -156,6 +158,7 @@ func TestARevokedRootLeavesTheOtherPathOpen(t *testing.T) {
 // Whoever was verified before is refused from the moment the list names them, and believed again when it no longer does.
 func TestReverifyFollowsTheList(t *testing.T) {
 	t.Parallel()
+	holds(t, "Countersign revocation")
 	tr := newTrusted(t)
 	chain := tr.ca.Intermediate(t).SVID(t, "/payments").Certificates
 	var list *identity.Revocations
@@ -233,8 +236,7 @@ func TestParseAuthority(t *testing.T) {
 
 // ruleOf returns the name of the rule that an error says was broken; "" if it says none.
 func ruleOf(err error) string {
-	var broken *identity.RuleError
-	if errors.As(err, &broken) {
+	if broken, ok := errors.AsType[*identity.RuleError](err); ok {
 		return broken.Rule
 	}
 	return ""
@@ -274,7 +276,11 @@ func newIssuer(t *testing.T, name string, parent *issuer, key *ecdsa.PrivateKey,
 // leaf returns a leaf that holds for an hour. It has the issuer's key, which no test minds.
 func (i *issuer) leaf(t *testing.T, templates ...meshtest.Template) *x509.Certificate {
 	t.Helper()
-	template := &x509.Certificate{NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature}
+	template := &x509.Certificate{
+		Subject:  pkix.Name{CommonName: "payments"},
+		NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature,
+	}
 	named("spiffe://bank.test/payments")(template)
 	return i.sign(t, template, i.key, templates...)
 }

@@ -49,10 +49,12 @@ func rules() []rule {
 		{"leaf-not-ca", "X509-SVID §5.2", (*Verifier).checkNotCA},
 		{"leaf-signs-nothing", "X509-SVID §5.2", (*Verifier).checkSignsNothing},
 		{"leaf-one-uri", "X509-SVID §2", (*Verifier).checkOneURI},
+		{"leaf-name-critical", "X509-SVID §3.1", (*Verifier).checkNameCritical},
 		{"spiffe-id-length", "SPIFFE-ID §2.3", (*Verifier).checkIDLength},
 		{"spiffe-id-grammar", "SPIFFE-ID §2", (*Verifier).checkIDGrammar},
 		{"spiffe-id-path", "X509-SVID §5.2", (*Verifier).checkIDPath},
 		{"leaf-digital-signature", "X509-SVID §4.3", (*Verifier).checkDigitalSignature},
+		{"key-usage-critical", "X509-SVID §4.3", (*Verifier).checkKeyUsageCritical},
 		{"leaf-extended-key-usage", "X509-SVID §4.4", (*Verifier).checkExtKeyUsage},
 		{"leaf-lifetime", "policy of the verifier", (*Verifier).checkLifetime},
 		{"validity", "RFC 5280 §4.1.2.5", (*Verifier).checkValidity},
@@ -119,6 +121,14 @@ func (v *Verifier) checkOneURI(c *candidate) error {
 	return nil
 }
 
+// checkNameCritical looks at the leaf's URI SAN where it is the certificate's only name (RFC 5280 §4.1.2.6).
+func (v *Verifier) checkNameCritical(c *candidate) error {
+	if len(c.leaf().Subject.Names) == 0 && !markedCritical(c.leaf(), alternativeNameExtension) {
+		return errors.New("leaf has neither a subject nor a critical subject alternative name")
+	}
+	return nil
+}
+
 func (v *Verifier) checkIDLength(c *candidate) error {
 	if len(c.uri) > maxID {
 		return fmt.Errorf("SPIFFE ID of %d bytes, at most %d are allowed", len(c.uri), maxID)
@@ -148,6 +158,17 @@ func (v *Verifier) checkIDPath(c *candidate) error {
 func (v *Verifier) checkDigitalSignature(c *candidate) error {
 	if c.leaf().KeyUsage&x509.KeyUsageDigitalSignature == 0 {
 		return errors.New("leaf lacks digitalSignature")
+	}
+	return nil
+}
+
+// checkKeyUsageCritical looks at all that the peer has sent. An authority may be older than SPIFFE; it is believed because it is in
+// the bundle.
+func (v *Verifier) checkKeyUsageCritical(c *candidate) error {
+	for i, cert := range c.chain {
+		if !markedCritical(cert, keyUsageExtension) {
+			return fmt.Errorf("certificate %d has a key usage that is not critical", i)
+		}
 	}
 	return nil
 }
@@ -232,6 +253,9 @@ func (v *Verifier) findBundle(c *candidate) error {
 	bundle, err := v.bundles.GetX509BundleForTrustDomain(td)
 	if err != nil {
 		return fmt.Errorf("trust domain %q is not trusted: %w", td, err)
+	}
+	if got := bundle.TrustDomain(); got != td {
+		return fmt.Errorf("trust domain %q is not trusted: the bundle at hand is that of %q", td, got)
 	}
 	// Trust Domain and Bundle §4.1.3: an empty bundle means that nothing of the domain is trusted.
 	if c.roots = bundle.X509Authorities(); len(c.roots) == 0 {
