@@ -89,6 +89,12 @@ func remedy(addr string, answer error) string {
 			return "the socket's folder is not open to this user: run as the user that the mesh runs as"
 		}
 	}
+	if errors.Is(answer, errNotGranted) {
+		return "ask for one of those offered, or have the authority grant the one that is missing"
+	}
+	if broken, ok := errors.AsType[*RuleError](answer); ok && broken.Rule == "validity" {
+		return fmt.Sprintf("compare this machine's clock (now %s) with the authority's", stamp(time.Now()))
+	}
 	switch status.Code(answer) {
 	case codes.PermissionDenied:
 		exe, err := os.Executable()

@@ -43,7 +43,7 @@ func (c choice) pick(svids []*workload.X509SVID) (*workload.X509SVID, error) {
 		if !c.id.IsZero() && svid.GetSpiffeId() != c.id.String() {
 			continue
 		}
-		// Of several with the same hint the first is taken, as Workload API §5.2.1 has it.
+		// A server must not set the same hint twice; the first is taken when one does (Workload API §5.2.1).
 		if c.hint == "" || svid.GetHint() == c.hint {
 			return svid, nil
 		}

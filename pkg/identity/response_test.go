@@ -1,15 +1,15 @@
 package identity_test
 
 import (
+	"bytes"
 	"crypto/x509"
-	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/workloadapi"
 
 	"github.com/countersign-mesh/countersign/pkg/identity"
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
@@ -22,34 +22,37 @@ func TestSourceRefusesResponse(t *testing.T) {
 		name   string
 		change func(t *testing.T, f *fixture, resp *workload.X509SVIDResponse)
 		want   string
+		taken  bool // by go-spiffe
 	}{
-		// ATTACKS 29: go-spiffe takes it.
-		{"said to be for another identity than its certificate", func(t *testing.T, f *fixture, resp *workload.X509SVIDResponse) {
+		{"ATTACKS 29: said to be for another identity than its certificate", func(t *testing.T, f *fixture, resp *workload.X509SVIDResponse) {
 			certs, key, _ := f.ca.SVID(t, "/ledger").MarshalRaw()
 			resp.Svids[0].X509Svid, resp.Svids[0].X509SvidKey = certs, key
-		}, "its certificate is for"},
+		}, "its certificate is for", true},
+		{"ATTACKS 29: whose chosen entry claims our ID, though another entry holds our certificate", func(t *testing.T, f *fixture, resp *workload.X509SVIDResponse) {
+			resp.Svids = meshtest.Response(t, f.ca.Bundle(), nil, f.ca.SVID(t, "/ledger"), f.ca.SVID(t, "/payments")).Svids
+			resp.Svids[0].SpiffeId, resp.Svids[1].SpiffeId = resp.Svids[1].SpiffeId, resp.Svids[0].SpiffeId
+		}, "its certificate is for", true},
 		{"with another certificate's key", func(t *testing.T, f *fixture, resp *workload.X509SVIDResponse) {
 			_, resp.Svids[0].X509SvidKey, _ = f.ca.SVID(t, "/payments").MarshalRaw()
-		}, "does not match private key"},
-		{"without a key", func(_ *testing.T, _ *fixture, resp *workload.X509SVIDResponse) { resp.Svids[0].X509SvidKey = nil }, "parse"},
+		}, "does not match private key", false},
+		{"without a key", func(_ *testing.T, _ *fixture, resp *workload.X509SVIDResponse) { resp.Svids[0].X509SvidKey = nil }, "parse", false},
 		{"whose SVID its own bundle does not vouch for", func(t *testing.T, _ *fixture, resp *workload.X509SVIDResponse) {
 			resp.Svids[0].Bundle = meshtest.NewCA(t, "bank.test").Bundle().X509Authorities()[0].Raw
-		}, "rule path"},
-		{"with an empty bundle", func(_ *testing.T, _ *fixture, resp *workload.X509SVIDResponse) { resp.Svids[0].Bundle = nil }, "rule bundle"},
-		// ATTACKS 11: go-spiffe takes it.
-		{"whose bundle has a certificate that is no CA", func(_ *testing.T, _ *fixture, resp *workload.X509SVIDResponse) {
+		}, "rule path", true},
+		{"with an empty bundle", func(_ *testing.T, _ *fixture, resp *workload.X509SVIDResponse) { resp.Svids[0].Bundle = nil }, "rule bundle", true},
+		{"ATTACKS 11: whose bundle has a certificate that is no CA", func(_ *testing.T, _ *fixture, resp *workload.X509SVIDResponse) {
 			resp.Svids[0].Bundle = append(resp.Svids[0].Bundle, resp.Svids[0].X509Svid...)
-		}, "bundle refused"},
+		}, "bundle refused", true},
 		{"with an SVID that has expired", func(t *testing.T, f *fixture, resp *workload.X509SVIDResponse) {
 			resp.Svids = meshtest.Response(t, f.ca.Bundle(), nil, f.ca.SVID(t, "/payments", valid(-time.Hour, -time.Second))).Svids
-		}, "rule validity"},
+		}, "rule validity", true},
 		{"with an SVID that peers would refuse", func(t *testing.T, f *fixture, resp *workload.X509SVIDResponse) {
 			resp.Svids = meshtest.Response(t, f.ca.Bundle(), nil, f.ca.SVID(t, "/payments", extUsage(x509.ExtKeyUsageServerAuth))).Svids
-		}, "rule leaf-extended-key-usage"},
-		{"with no SVID", func(_ *testing.T, _ *fixture, resp *workload.X509SVIDResponse) { resp.Svids = nil }, "holds no SVID"},
+		}, "rule leaf-extended-key-usage", true},
+		{"with no SVID", func(_ *testing.T, _ *fixture, resp *workload.X509SVIDResponse) { resp.Svids = nil }, "holds no SVID", false},
 		{"with garbage", func(_ *testing.T, _ *fixture, resp *workload.X509SVIDResponse) {
 			resp.Svids[0].X509Svid = []byte("garbage")
-		}, "parse SVID"},
+		}, "parse SVID", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -57,6 +60,8 @@ func TestSourceRefusesResponse(t *testing.T) {
 			before := f.serial()
 			resp := meshtest.Response(t, f.ca.Bundle(), nil, f.ca.SVID(t, "/payments"))
 			c.change(t, f, resp)
+			stock := ordinary(t, f.api)
+			streams := f.api.Streams()
 			f.api.Send(resp)
 			eventually(t, "the response is refused", func() bool { return f.source.Status().Err != nil })
 			if st := f.source.Status(); st.State != identity.StateStale || st.Serial != before || !strings.Contains(st.Err.Error(), c.want) {
@@ -65,11 +70,25 @@ func TestSourceRefusesResponse(t *testing.T) {
 			if _, err := f.source.GetX509SVID(); err != nil {
 				t.Errorf("the SVID at hand is not used: %v", err)
 			}
+			if c.taken {
+				eventually(t, "ordinary: go-spiffe takes it", func() bool { return handsOut(stock, resp) })
+			} else {
+				eventually(t, "ordinary: go-spiffe asks again", func() bool { return f.api.Streams() > streams+1 })
+				if handsOut(stock, resp) {
+					t.Error("ordinary: go-spiffe takes it")
+				}
+			}
 			next := f.ca.SVID(t, "/payments")
 			f.api.Grant(t, next, f.ca.Bundle())
 			eventually(t, "a good response is taken", func() bool { return f.serial() == serialOf(next) })
 		})
 	}
+}
+
+// handsOut reports whether go-spiffe hands out the first SVID of a response.
+func handsOut(stock *workloadapi.X509Source, resp *workload.X509SVIDResponse) bool {
+	svid, err := stock.GetX509SVID()
+	return err == nil && len(resp.GetSvids()) > 0 && bytes.Equal(svid.Certificates[0].Raw, resp.GetSvids()[0].GetX509Svid())
 }
 
 // ATTACKS 23: each message is complete; a federated bundle that is no longer sent is dropped.
@@ -107,46 +126,5 @@ func TestSourceFederatedBundles(t *testing.T) {
 	bundle, err := f.source.GetX509BundleForTrustDomain(f.ca.TrustDomain())
 	if err != nil || !bundle.Equal(f.ca.Bundle()) {
 		t.Errorf("a federated bundle took the own one's place: %v", err)
-	}
-}
-
-func TestSourceChoosesAmongSeveral(t *testing.T) {
-	t.Parallel()
-	ca, api := meshtest.NewCA(t, "bank.test"), meshtest.NewWorkloadAPI(t)
-	first, internal, second := ca.SVID(t, "/first"), ca.SVID(t, "/internal"), ca.SVID(t, "/second")
-	internal.Hint, second.Hint = "internal", "internal"
-	api.Send(meshtest.Response(t, ca.Bundle(), nil, first, internal, second))
-	id := spiffeid.RequireFromPath(ca.TrustDomain(), "/second")
-	absent := spiffeid.RequireFromPath(ca.TrustDomain(), "/absent")
-	for _, c := range []struct {
-		name string
-		opts []identity.Option
-		want string
-	}{
-		{"the first by default", nil, "/first"},
-		{"by ID", []identity.Option{identity.WithID(id)}, "/second"},
-		{"by hint, the first of two with the same (ATTACKS 24)", []identity.Option{identity.WithHint("internal")}, "/internal"},
-		{"by ID and hint", []identity.Option{identity.WithID(id), identity.WithHint("internal")}, "/second"},
-		{"an ID that is not there", []identity.Option{identity.WithID(absent)}, ""},
-		{"a hint that is not there", []identity.Option{identity.WithHint("external")}, ""},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			opts := append([]identity.Option{identity.WithSocket(api.Addr()), identity.WithLogger(slog.New(slog.DiscardHandler)), identity.WithStartTimeout(time.Second)}, c.opts...)
-			source, err := identity.New(t.Context(), opts...)
-			if c.want == "" {
-				if err == nil || !strings.Contains(err.Error(), "/first") {
-					t.Fatalf("New = %v, want an error that names what was offered", err)
-				}
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer source.Close()
-			if got := source.ID().Path(); got != c.want {
-				t.Errorf("ID = %s, want %s", got, c.want)
-			}
-		})
 	}
 }

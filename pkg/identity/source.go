@@ -57,6 +57,7 @@ type options struct {
 	id           spiffeid.ID
 	hint         string
 	now          func() time.Time
+	firstMessage time.Duration
 }
 
 // WithSocket names the Workload API's endpoint, such as "unix:///run/spire/agent.sock"; by default the environment
@@ -72,13 +73,14 @@ func WithStartTimeout(d time.Duration) Option { return func(o *options) { o.star
 // WithID chooses among several SVIDs the one with this ID; by default the first is used (Workload API §5.3).
 func WithID(id spiffeid.ID) Option { return func(o *options) { o.id = id } }
 
-// WithHint chooses among several SVIDs the first one with this hint (Workload API §5.2.1).
+// WithHint chooses among several SVIDs the first one with this hint (Workload API §5.2.1). A hint is guidance: beside WithID, and once
+// the Source has an ID, it chooses only among SVIDs of that ID, and one without the hint does when there is no other.
 func WithHint(hint string) Option { return func(o *options) { o.hint = hint } }
 
 // New connects to the Workload API and waits for a first SVID. Its error says which endpoint was tried, what it answered
 // and what to do about it. The Source goes on watching until Close; ctx bounds only New itself.
 func New(ctx context.Context, opts ...Option) (*Source, error) {
-	o := options{log: slog.Default(), startTimeout: 15 * time.Second, now: time.Now}
+	o := options{log: slog.Default(), startTimeout: 15 * time.Second, now: time.Now, firstMessage: firstMessage}
 	for _, opt := range opts {
 		opt(&o)
 	}
@@ -188,9 +190,6 @@ func (s *Source) Close() error {
 	}
 	return nil
 }
-
-// expired reports whether the SVID has expired, by the wall clock. The caller holds mu.
-func (s *Source) expired() bool { return !s.opts.now().Before(s.held.notAfter) }
 
 // broadcast wakes everybody who waits on Changed. The caller holds mu.
 func (s *Source) broadcast() {

@@ -14,6 +14,8 @@ import (
 )
 
 const (
+	// firstRetry and lastRetry bound the pause between attempts. A mesh whose authority was away for long is to be back within five
+	// seconds of its return, an answer and a handshake included.
 	firstRetry = 250 * time.Millisecond
 	lastRetry  = 2 * time.Second
 	// firstMessage is how long a stream may stay silent at its start; the first message is due at once (Workload API §4.3).
@@ -47,8 +49,8 @@ func (s *Source) watch(ctx context.Context, e endpoint) {
 // clients of an API that restarts do not come back at once.
 func backoff(attempt int) time.Duration {
 	ceiling := lastRetry
-	if attempt < 6 {
-		ceiling = min(lastRetry, firstRetry<<attempt)
+	if attempt < 3 { // a shift that cannot overflow
+		ceiling = firstRetry << attempt
 	}
 	return ceiling/5 + rand.N(ceiling*4/5) //nolint:gosec // it spreads load, it hides nothing
 }
@@ -77,11 +79,11 @@ func (s *Source) follow(ctx context.Context, e endpoint) (good bool, err error) 
 		receiving.Wait()
 	}()
 	answered := false
-	for wait := firstMessage; ; wait = s.untilExpiry() {
+	for wait := s.opts.firstMessage; ; wait = s.untilExpiry() {
 		m, arrived := next(ctx, messages, wait)
 		switch {
 		case !arrived && !answered:
-			return false, fmt.Errorf("no message within %s", firstMessage)
+			return false, fmt.Errorf("no message within %s", s.opts.firstMessage)
 		case !arrived && s.isOverdue():
 			// Either the API is stuck or this machine slept: a new stream is answered at once.
 			return good, ErrExpired
@@ -129,14 +131,11 @@ func next(ctx context.Context, messages <-chan received, wait time.Duration) (m 
 
 // accept takes a response into use, or refuses it. granted says whether it grants the identity.
 func (s *Source) accept(resp *workload.X509SVIDResponse) (granted bool, err error) {
+	now := s.opts.now()
+	// Nobody waits for the parsing: only this goroutine changes what is held.
+	m, err := parseResponse(resp, s.choice(), now)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	choice := choice{id: s.opts.id, hint: s.opts.hint}
-	if s.held != nil {
-		choice.id = s.held.svid.ID
-	}
-	now := s.opts.now()
-	m, err := parseResponse(resp, choice, now)
 	switch {
 	case errors.Is(err, errNotGranted) && s.held != nil:
 		// A response is complete (Workload API §5.2.1): what it does not grant is withdrawn. It is not an error of the stream.
@@ -162,6 +161,16 @@ func (s *Source) accept(resp *workload.X509SVIDResponse) (granted bool, err erro
 	s.held, s.connected, s.withdrawn, s.lastErr, s.lostErr = m, true, false, nil, nil
 	s.broadcast()
 	return true, nil
+}
+
+// choice is which SVID of a response is ours: the options', and once there is one, of that ID.
+func (s *Source) choice() choice {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held != nil {
+		return choice{id: s.held.svid.ID, hint: s.opts.hint}
+	}
+	return choice{id: s.opts.id, hint: s.opts.hint}
 }
 
 // announce logs what a response changes. The caller holds mu.
@@ -215,57 +224,4 @@ func (s *Source) withdraw(err error) {
 	}
 	s.withdrawn, s.lastErr = true, err
 	s.broadcast()
-}
-
-// guard announces the moment at which the SVID expires, whatever the Workload API is doing.
-func (s *Source) guard(ctx context.Context) {
-	for {
-		changed := s.Changed()
-		s.noteExpiry()
-		timer := time.NewTimer(s.untilExpiry())
-		select {
-		case <-changed:
-		case <-timer.C:
-		case <-ctx.Done():
-		}
-		timer.Stop()
-		if ctx.Err() != nil {
-			return
-		}
-	}
-}
-
-// noteExpiry logs and announces the expiry of the SVID, once.
-func (s *Source) noteExpiry() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.held == nil || s.noted == s.held || !s.expired() {
-		return
-	}
-	s.noted = s.held
-	s.opts.log.Error("identity expired, no longer used", "id", s.held.svid.ID.String(), "serial", s.held.serial,
-		"expired", stamp(s.held.notAfter), "last_answer", s.lastErr)
-	s.broadcast()
-}
-
-// isOverdue reports whether the API has let the SVID expire. While the identity is withdrawn there is no other to come.
-func (s *Source) isOverdue() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return !s.withdrawn && s.expired()
-}
-
-// untilExpiry returns how long to wait before looking at the clock again: not beyond the SVID's expiry, and a short while at most,
-// because a timer does not see a machine sleep or a clock jump.
-func (s *Source) untilExpiry() time.Duration {
-	const look = 5 * time.Second
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.held == nil {
-		return look
-	}
-	if left := s.held.notAfter.Sub(s.opts.now()); left > 0 {
-		return min(left, look)
-	}
-	return look
 }

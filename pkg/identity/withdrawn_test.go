@@ -1,6 +1,7 @@
 package identity_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +12,44 @@ import (
 	"github.com/countersign-mesh/countersign/pkg/identity"
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
 )
+
+// ATTACKS 22: a withdrawn identity is not used any more; it is taken up again when it is granted again. go-spiffe's goes on with it.
+func TestSourceStopsUsingWithdrawnIdentity(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name     string
+		withdraw func(*testing.T, *fixture)
+	}{
+		{"by PERMISSION_DENIED", func(_ *testing.T, f *fixture) { f.api.Fail(status.Error(codes.PermissionDenied, "no identity issued")) }},
+		{"by a response that grants another", func(t *testing.T, f *fixture) { f.api.Grant(t, f.ca.SVID(t, "/risk"), f.ca.Bundle()) }},
+	} {
+		t.Run("ATTACKS 22: "+c.name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			c.withdraw(t, f)
+			eventually(t, "the identity is withdrawn", func() bool { return f.source.Status().State == identity.StateWithdrawn })
+			if svid, err := f.source.GetX509SVID(); !errors.Is(err, identity.ErrWithdrawn) {
+				t.Errorf("GetX509SVID = %v, %v; want ErrWithdrawn", svid, err)
+			}
+			if got := f.source.ID().Path(); got != "/payments" {
+				t.Errorf("the ID became %s", got)
+			}
+			f.api.Grant(t, f.ca.SVID(t, "/payments"), f.ca.Bundle())
+			eventually(t, "the identity is granted again", func() bool { _, err := f.source.GetX509SVID(); return err == nil })
+		})
+	}
+	t.Run("ATTACKS 22: ordinary", func(t *testing.T) {
+		t.Parallel()
+		ca, api := meshtest.NewCA(t, "bank.test"), meshtest.NewWorkloadAPI(t)
+		api.Grant(t, ca.SVID(t, "/payments"), ca.Bundle())
+		stock := ordinary(t, api)
+		api.Fail(status.Error(codes.PermissionDenied, "no identity issued"))
+		eventually(t, "go-spiffe was told, and asked again", func() bool { return api.Streams() > 2 })
+		if svid, err := stock.GetX509SVID(); err != nil || svid.ID.Path() != "/payments" {
+			t.Errorf("ordinary: go-spiffe hands out %v, %v; it used to be the withdrawn SVID", svid, err)
+		}
+	})
+}
 
 // withdraw makes the Workload API grant another identity only, and waits until that is known.
 func (f *fixture) withdraw(t *testing.T) {

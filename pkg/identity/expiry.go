@@ -1,0 +1,68 @@
+package identity
+
+import (
+	"context"
+	"time"
+)
+
+// lookInterval is how often the clock is looked at, at least: a timer does not see a machine sleep nor a clock that is set.
+const lookInterval = time.Second
+
+// expired reports whether the SVID has expired, by the wall clock. The caller holds mu.
+func (s *Source) expired() bool { return !s.opts.now().Before(s.held.notAfter) }
+
+// guard announces the moment at which the SVID expires, whatever the Workload API is doing.
+func (s *Source) guard(ctx context.Context) {
+	for {
+		changed := s.Changed()
+		s.noteExpiry()
+		timer := time.NewTimer(s.untilExpiry())
+		select {
+		case <-changed:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// noteExpiry logs and announces that the SVID has expired, once, or that it has not after all, because the clock was set back.
+func (s *Source) noteExpiry() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held == nil || s.expired() == (s.noted == s.held) {
+		return
+	}
+	log := s.opts.log.With("id", s.held.svid.ID.String(), "serial", s.held.serial)
+	if s.noted == s.held {
+		s.noted = nil
+		log.Warn("the clock was set back, the identity has not expired yet", "expires", stamp(s.held.notAfter))
+	} else {
+		s.noted = s.held
+		log.Error("identity expired, no longer used", "expired", stamp(s.held.notAfter), "last_answer", s.lastErr)
+	}
+	s.broadcast()
+}
+
+// isOverdue reports whether the API has let the SVID expire. While the identity is withdrawn there is no other to come.
+func (s *Source) isOverdue() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.withdrawn && s.expired()
+}
+
+// untilExpiry returns how long to wait before looking at the clock again: not beyond the SVID's expiry.
+func (s *Source) untilExpiry() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held == nil {
+		return lookInterval
+	}
+	if left := s.held.notAfter.Sub(s.opts.now()); left > 0 {
+		return min(left, lookInterval)
+	}
+	return lookInterval
+}
