@@ -70,6 +70,25 @@ e2e: ## Test the real binaries only, and say what each test saw
 bench: ## Run all benchmarks
 	go test -run '^$$' -bench . -benchmem ./... $(addsuffix /...,$(addprefix ./services/,$(SERVICES)))
 
+# What docs/spiffe-conformance.md is made of: each test that names a requirement is in one of these packages and has one of these words.
+CONFORMANCE_PACKAGES := ./pkg/identity
+CONFORMANCE_TESTS := Verif|Revok|Workload
+
+.PHONY: conformance
+conformance: bin/spiffe-conformance.md ## Write docs/spiffe-conformance.md from the results of the tests
+	cp bin/spiffe-conformance.md docs/spiffe-conformance.md
+
+.PHONY: conformance-check
+conformance-check: bin/spiffe-conformance.md ## Fail when a requirement of the SPIFFE standards is not held, or the page does not say so
+	diff docs/spiffe-conformance.md bin/spiffe-conformance.md
+
+# The generator says which test failed, and shows what it said.
+.PHONY: bin/spiffe-conformance.md
+bin/spiffe-conformance.md:
+	@mkdir -p bin
+	go test -count=1 -json -run '$(CONFORMANCE_TESTS)' $(CONFORMANCE_PACKAGES) > bin/conformance.json || true
+	go run ./docs/conformance docs/conformance/requirements.yaml < bin/conformance.json > $@
+
 ##### Contracts
 
 .PHONY: generate
