@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -269,7 +269,11 @@ func TestMetricsAreNamedAsPrometheusWantsThem(t *testing.T) {
 	if _, err := riskv1.NewRiskServiceClient(m.Dial(t, "/payments", "/risk", p.addr)).AssessPayment(t.Context(), request()); err != nil {
 		t.Fatal(err)
 	}
-	problems, err := testutil.GatherAndLint(p.Metrics)
+	families, err := p.Metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	problems, err := promlint.NewWithMetricFamilies(families).Lint()
 	if err != nil {
 		t.Fatal(err)
 	}
