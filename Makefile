@@ -66,6 +66,10 @@ test: ## Vet and test all modules, with the race detector; starts the real binar
 e2e: ## Test the real binaries only, and say what each test saw
 	go test -count=1 -v ./e2e/...
 
+.PHONY: soak
+soak: ## Test rotation, outage and revocation with the real binaries for long (SOAK=10m), and say what was seen
+	COUNTERSIGN_SOAK=$${SOAK:-10m} go test -race -count=1 -timeout=2h -v -run '^Test(Rotation|AuthorityOutage|AuthorityKilled|Revocation)$$' ./e2e
+
 .PHONY: bench
 bench: ## Run all benchmarks
 	go test -run '^$$' -bench . -benchmem ./... $(addsuffix /...,$(addprefix ./services/,$(SERVICES)))

@@ -23,6 +23,8 @@ type Apart struct {
 	Endpoint string
 	// StateDir is where the authority keeps its state.
 	StateDir string
+	// Flags are more flags of a program, for when it is started next.
+	Flags map[string][]string
 
 	entries   string
 	addresses map[string]string
@@ -51,7 +53,7 @@ func (h *Home) Apart(t testing.TB) *Apart {
 	t.Helper()
 	a := &Apart{
 		Home: h, Endpoint: "unix://" + h.Path("api", "api.sock"), StateDir: h.Path("state"), entries: h.Path("entries.yaml"),
-		addresses: make(map[string]string), ops: make(map[string]string), processes: make(map[string]*Process),
+		Flags: make(map[string][]string), addresses: make(map[string]string), ops: make(map[string]string), processes: make(map[string]*Process),
 	}
 	for _, dir := range []string{a.StateDir, h.Path("api"), h.Path("data")} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
@@ -126,6 +128,7 @@ func (a *Apart) Launch(t testing.TB, name string) *Process {
 			args = append(args, "--rules="+a.RiskRules())
 		}
 	}
+	args = append(args, a.Flags[name]...)
 	p := a.Home.Start(t, []string{"SPIFFE_ENDPOINT_SOCKET=" + a.Endpoint}, name, args...)
 	a.processes[name] = p
 	a.owner.Cleanup(func() {
@@ -138,6 +141,9 @@ func (a *Apart) Launch(t testing.TB, name string) *Process {
 
 // Process returns the last process that was started as this program.
 func (a *Apart) Process(name string) *Process { return a.processes[name] }
+
+// Address returns where a service serves.
+func (a *Apart) Address(service string) string { return a.addresses[service] }
 
 // Identity gets the SVID of an actor from the mesh.
 func (a *Apart) Identity(t testing.TB, actor string) *Identity {

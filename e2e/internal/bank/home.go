@@ -77,6 +77,13 @@ func (h *Home) Register(t testing.TB, actor string) {
 	})
 }
 
+// LongLived gives an actor of the bank's own file SVIDs of an hour, whatever those of the others live.
+func (h *Home) LongLived(t testing.TB, actor string) {
+	t.Helper()
+	line := fmt.Sprintf("    selectors: [%q]\n", "unix:path:bin/"+filepath.ToSlash(program(actor)))
+	h.Edit(t, h.Registration(), Replace(t, line, line+"    svid_ttl: 1h\n"))
+}
+
 // Edit changes a file in place.
 func (h *Home) Edit(t testing.TB, path string, change func(string) string) {
 	t.Helper()

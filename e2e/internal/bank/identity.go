@@ -4,11 +4,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
-	"os"
-	"path/filepath"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 )
 
@@ -26,28 +26,16 @@ type Identity struct {
 // endpoint for it and is attested.
 func (h *Home) Identity(t testing.TB, endpoint, actor string) *Identity {
 	t.Helper()
-	program := filepath.Join("actors", actor)
-	if actor == "operator" {
-		program = "countersign"
-	}
 	dir := t.TempDir()
-	out, code := h.Run(t, []string{"SPIFFE_ENDPOINT_SOCKET=" + endpoint}, program, "svid", "write", "--dir="+dir)
+	out, code := h.Run(t, []string{"SPIFFE_ENDPOINT_SOCKET=" + endpoint}, program(actor), "svid", "write", "--dir="+dir)
 	if code != 0 {
-		t.Fatalf("%s svid write: exit code %d:\n%s", program, code, out)
+		t.Fatalf("%s svid write: exit code %d:\n%s", actor, code, out)
 	}
-	certificate, err := tls.LoadX509KeyPair(filepath.Join(dir, "svid.pem"), filepath.Join(dir, "key.pem"))
+	i, err := readIdentity(actor, dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	bundle, err := os.ReadFile(filepath.Join(dir, "bundle.pem"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(bundle) {
-		t.Fatalf("no certificate in bundle.pem:\n%s", bundle)
-	}
-	return &Identity{Name: actor, Certificate: certificate, Roots: roots, Dir: dir}
+	return i
 }
 
 // Identity gets the SVID of an actor from the mesh.
@@ -75,10 +63,15 @@ func (i *Identity) Dial(t testing.TB, server, address string) *grpc.ClientConn {
 	return Dial(t, address, credentials.NewTLS(i.TLS(server)))
 }
 
-// Dial connects to a server of the mesh with any credentials. The connection is closed with the test.
+// Dial connects to a server of the mesh with any credentials. The connection is closed with the test. It does not wait for long
+// before it connects again, so that a test measures the mesh and not its client.
 func Dial(t testing.TB, address string, creds credentials.TransportCredentials) *grpc.ClientConn {
 	t.Helper()
-	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(creds))
+	again := grpc.ConnectParams{
+		Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 250 * time.Millisecond},
+		MinConnectTimeout: 5 * time.Second,
+	}
+	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(creds), grpc.WithConnectParams(again))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,54 @@
+package bank
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Metric returns the sum of a metric's time series, as a program's /metrics has them now.
+func (a *Apart) Metric(t testing.TB, name, metric string) float64 {
+	t.Helper()
+	sum, found := a.metric(t, name, metric)
+	if !found {
+		t.Fatalf("%s has no metric %s", name, metric)
+	}
+	return sum
+}
+
+func (a *Apart) metric(t testing.TB, name, metric string) (sum float64, found bool) {
+	t.Helper()
+	for line := range strings.Lines(Get(t, a.ops[name], "/metrics")) {
+		// name{labels} value, in the text format of Prometheus.
+		rest, ok := strings.CutPrefix(strings.TrimSpace(line), metric)
+		if !ok || rest == "" || rest[0] != ' ' && rest[0] != '{' {
+			continue
+		}
+		value, err := strconv.ParseFloat(rest[strings.LastIndexByte(rest, ' ')+1:], 64)
+		if err != nil {
+			t.Fatalf("metrics of %s: %q: %v", name, line, err)
+		}
+		sum, found = sum+value, true
+	}
+	return sum, found
+}
+
+// Watched returns how many processes watch the authority's Workload API.
+func (a *Apart) Watched(t testing.TB) int {
+	t.Helper()
+	n, _ := a.metric(t, "authority", "countersign_authority_streams") // there is no such series before the first has come
+	return int(n)
+}
+
+// SVIDExpiry returns when the SVID of a service expires.
+func (a *Apart) SVIDExpiry(t testing.TB, service string) time.Time {
+	t.Helper()
+	return time.Unix(int64(a.Metric(t, service, "countersign_svid_expiry_timestamp_seconds")), 0)
+}
+
+// SVIDRotations returns how many SVIDs a service has received after its first.
+func (a *Apart) SVIDRotations(t testing.TB, service string) int {
+	t.Helper()
+	return int(a.Metric(t, service, "countersign_svid_rotations_total"))
+}
