@@ -87,7 +87,7 @@ func newConn(r *Registry, direction Direction, raw net.Conn, tlsConn *tls.Conn, 
 func (c *conn) plan(now time.Time) {
 	now = now.Round(0) // by the wall clock, which goes on while a machine sleeps
 	left := c.expires().Sub(now)
-	if c.direction == Outbound || left < shortLife {
+	if c.direction == Outbound || left < c.registry.opts.shortLife {
 		c.next, c.due = expire, c.verified.NotAfter
 		return
 	}

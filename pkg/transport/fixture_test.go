@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"net"
 	"sync"
@@ -205,4 +206,58 @@ func certificate(svid *x509svid.SVID) tls.Certificate {
 		cert.Certificate = append(cert.Certificate, c.Raw)
 	}
 	return cert
+}
+
+// link is the two ends of one connection, as gRPC gets them.
+type link struct {
+	server, client net.Conn
+	info           credentials.AuthInfo // what the server knows of the client
+}
+
+// newLink makes a connection over loopback TCP that ends with the test.
+func newLink(t testing.TB, server, client credentials.TransportCredentials) *link {
+	t.Helper()
+	l, err := tryLink(t, server, client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.close() })
+	return l
+}
+
+// tryLink makes a connection over loopback TCP, or says why the server or the client did not.
+func tryLink(t testing.TB, server, client credentials.TransportCredentials) (*link, error) {
+	t.Helper()
+	listener := listen(t)
+	defer listener.Close()
+	l := new(link)
+	accepted := make(chan error, 1)
+	go func() {
+		raw, err := listener.Accept()
+		if err == nil {
+			l.server, l.info, err = server.ServerHandshake(raw)
+		}
+		accepted <- err
+	}()
+	raw, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.client, _, err = client.ClientHandshake(context.Background(), "ledger:1", raw)
+	if err != nil {
+		_ = raw.Close()
+	}
+	if err := errors.Join(err, <-accepted); err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *link) close() {
+	for _, end := range []net.Conn{l.client, l.server} {
+		if end != nil {
+			_ = end.Close()
+		}
+	}
 }

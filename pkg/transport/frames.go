@@ -19,61 +19,91 @@ type frameWriter struct {
 	to io.Writer
 
 	mu sync.Mutex
-	// header is what has been written of the header of a frame, payload how much of its payload is still to come.
-	header  []byte
-	payload int
-	// begun says that there was a frame: the first must be gRPC's SETTINGS (RFC 9113 §3.4).
-	begun bool
-	// leaving says that a GOAWAY is to be written as soon as a frame has ended.
-	leaving bool
+	at position
+	// leaving says that a GOAWAY is to be written as soon as a frame has ended, left that there was one.
+	leaving, left bool
 }
 
 // Write implements io.Writer.
 func (w *frameWriter) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	n, err := w.to.Write(p)
-	w.follow(p[:n])
-	if err == nil && w.leaving && w.between() {
-		err = w.writeGoAway()
+	if !w.leaving {
+		return w.write(p)
 	}
-	return n, err
+	// gRPC may not pause between two frames for as long as it has messages to write: so it is interrupted.
+	frame := w.at
+	n, err := w.write(p[:frame.advance(p)])
+	if err != nil || !w.at.between() {
+		return n, err
+	}
+	if err := w.writeGoAway(); err != nil || n == len(p) {
+		return n, err
+	}
+	rest, err := w.write(p[n:])
+	return n + rest, err
 }
 
 // goAway asks the other end to make no more calls on the connection, now or when the frame that is being written has ended. It can take as long as a
-// write to the peer.
+// write to the peer. After the first time it does nothing.
 func (w *frameWriter) goAway() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.between() {
+	if !w.at.between() {
 		w.leaving = true
 		return nil
 	}
 	return w.writeGoAway()
 }
 
-// between reports whether the last frame is complete.
-func (w *frameWriter) between() bool { return w.begun && len(w.header) == 0 && w.payload == 0 }
-
+// writeGoAway writes a GOAWAY, unless there was one: gRPC sends its own at the end of a server and of a connection's greatest age, which ends
+// with the last stream that it will serve. One with a higher stream must not follow it (RFC 9113 §6.8), and clients end the connection then.
 func (w *frameWriter) writeGoAway() error {
 	w.leaving = false
+	if w.left || w.at.goneAway {
+		return nil
+	}
+	w.left = true
 	return http2.NewFramer(w.to, nil).WriteGoAway(lastStream, http2.ErrCodeNo, []byte("identity_is_renewed"))
 }
 
-// follow takes note of where frames begin and end in what was written.
-func (w *frameWriter) follow(p []byte) {
-	for len(p) > 0 {
-		w.begun = true
-		if w.payload > 0 {
-			n := min(w.payload, len(p))
-			w.payload, p = w.payload-n, p[n:]
-			continue
-		}
-		n := min(frameHeader-len(w.header), len(p))
-		w.header, p = append(w.header, p[:n]...), p[n:]
-		if len(w.header) == frameHeader {
-			w.payload = int(w.header[0])<<16 | int(w.header[1])<<8 | int(w.header[2])
-			w.header = w.header[:0]
+// write passes p on and takes note of where frames end in what was written of it.
+func (w *frameWriter) write(p []byte) (int, error) {
+	n, err := w.to.Write(p)
+	for p = p[:n]; len(p) > 0; {
+		p = p[w.at.advance(p):]
+	}
+	return n, err
+}
+
+// position is how far a sequence of frames has been written.
+type position struct {
+	header [frameHeader]byte
+	// done is how much of a frame has been written, its header included; zero between two frames.
+	done int
+	// begun says that there was a frame: the first must be gRPC's SETTINGS (RFC 9113 §3.4). goneAway says that one was a GOAWAY.
+	begun, goneAway bool
+}
+
+// between reports whether the last frame is complete.
+func (at *position) between() bool { return at.begun && at.done == 0 }
+
+// advance goes on to the end of the frame that p continues or begins, or to the end of p, and returns how much of p that is.
+func (at *position) advance(p []byte) int {
+	n := 0
+	if at.done < frameHeader {
+		n = copy(at.header[at.done:], p)
+		at.done += n
+		if at.done < frameHeader {
+			return n
 		}
 	}
+	size := frameHeader + int(at.header[0])<<16 + int(at.header[1])<<8 + int(at.header[2])
+	more := min(size-at.done, len(p)-n)
+	at.done += more
+	if at.done == size {
+		at.done, at.begun = 0, true
+		at.goneAway = at.goneAway || http2.FrameType(at.header[3]) == http2.FrameGoAway
+	}
+	return n + more
 }

@@ -77,6 +77,7 @@ type options struct {
 	// handshakes is how many inbound handshakes go on at once, handshakeTime how long each may take once it has begun.
 	handshakes    int
 	handshakeTime time.Duration
+	shortLife     time.Duration
 }
 
 // WithLogger sets where refused handshakes and cut connections are logged; slog.Default by default.
@@ -89,7 +90,7 @@ func WithVerifier(v *identity.Verifier) Option { return func(o *options) { o.ver
 func NewRegistry(id Identity, opts ...Option) *Registry {
 	o := options{
 		log: slog.Default(), verifier: identity.NewVerifier(id), now: time.Now,
-		handshakes: maxHandshakes, handshakeTime: handshakeTime,
+		handshakes: maxHandshakes, handshakeTime: handshakeTime, shortLife: shortLife,
 	}
 	for _, opt := range opts {
 		opt(&o)
