@@ -47,6 +47,16 @@ func TestAMistakeOnTheCommandLineNamesTheFlag(t *testing.T) {
 		"an unknown level":               {[]string{"up", "--log-level", "loud"}, "--log-level"},
 		"nowhere to write to":            {[]string{"svid", "write"}, "--dir"},
 		"a call of nothing":              {[]string{"call", "ledger"}, "<method>"},
+		"a revocation of nobody":         {[]string{"revoke"}, "whom? Say one of --id, --serial and --authority"},
+		"of an empty name":               {[]string{"revoke", "--id="}, "right would be --id /risk"},
+		"of two at once":                 {[]string{"revoke", "--id=/risk", "--serial=4f"}, "--id and --serial can't be used together"},
+		"of a name without a slash":      {[]string{"revoke", "--id=risk"}, "--id: \"risk\" is no workload's SPIFFE ID"},
+		"of a name that ends in one":     {[]string{"revoke", "--id=/risk/"}, "right would be /risk or spiffe://bank.test/risk"},
+		"of a whole trust domain":        {[]string{"revoke", "--id=spiffe://bank.test"}, "--id: \"spiffe://bank.test\" is no workload's SPIFFE ID: it names a trust domain"},
+		"of a serial number in words":    {[]string{"revoke", "--serial=seven"}, "--serial: \"seven\" is no serial number; write it in hexadecimal"},
+		"of half a byte of an authority": {[]string{"revoke", "--authority=9c1"}, "--authority: \"9c1\" is no subject key ID; write it in hexadecimal"},
+		"for a cause as long as a book":  {[]string{"revoke", "--id=/risk", "--why=" + strings.Repeat("x", 501)}, "--why: right would be up to 500 characters"},
+		"peers of nobody":                {[]string{"peers"}, "<addr>"},
 		"which help explains the rest":   {[]string{"svid", "write"}, "countersign svid write --help"},
 		"and which when there is no cmd": {[]string{"--what"}, "countersign --help"},
 	} {
@@ -66,7 +76,7 @@ func TestHelpListsEveryCommand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, command := range []string{"up", "down", "status", "demo", "svid show", "svid write", "svid watch", "call", "proxy", "audit show"} {
+	for _, command := range []string{"up", "down", "status", "demo", "svid show", "svid write", "svid watch", "call", "proxy", "audit show", "peers", "revoke"} {
 		if !strings.Contains(out, "\n  "+command+" ") {
 			t.Errorf("%q is not in the help:\n%s", command, out)
 		}
@@ -80,7 +90,7 @@ func TestWithoutAMeshEachCommandSaysWhatToStart(t *testing.T) {
 	t.Setenv("SPIFFE_ENDPOINT_SOCKET", "")
 	for name, args := range map[string][]string{
 		"status": {"status"}, "demo": {"demo"}, "svid": {"svid", "show"}, "call": {"call", "ledger", "CheckTrialBalance"},
-		"proxy": {"proxy", "ledger"}, "audit": {"audit", "show", "00"},
+		"proxy": {"proxy", "ledger"}, "audit": {"audit", "show", "00"}, "peers": {"peers", "ledger"}, "revoke": {"revoke", "--id=/risk"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := countersign(t, args...)

@@ -79,8 +79,13 @@ func expiresIn(st supervisor.Status) string {
 	if st.SVIDExpires.IsZero() {
 		return none
 	}
-	if left := time.Until(st.SVIDExpires); left > 0 {
-		return console.Span(left)
+	return remaining(time.Until(st.SVIDExpires))
+}
+
+// remaining is how long something is still good.
+func remaining(left time.Duration) string {
+	if left <= 0 {
+		return "expired"
 	}
-	return "expired"
+	return console.Span(left)
 }

@@ -17,6 +17,7 @@ import (
 	mobilev1 "github.com/countersign-mesh/countersign/proto/gen/bank/mobile/v1"
 	paymentsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/payments/v1"
 	riskv1 "github.com/countersign-mesh/countersign/proto/gen/bank/risk/v1"
+	adminv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/admin/v1"
 	auditv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/audit/v1"
 )
 
@@ -28,6 +29,7 @@ func Contracts() []protoreflect.FileDescriptor {
 		mobilev1.File_bank_mobile_v1_mobile_proto,
 		paymentsv1.File_bank_payments_v1_payments_proto,
 		riskv1.File_bank_risk_v1_risk_proto,
+		adminv1.File_mesh_admin_v1_admin_proto,
 		auditv1.File_mesh_audit_v1_audit_proto,
 		grpc_health_v1.File_grpc_health_v1_health_proto,
 		grpc_reflection_v1.File_grpc_reflection_v1_reflection_proto,
