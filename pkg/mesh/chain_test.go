@@ -57,6 +57,10 @@ services:
       ServerReflectionInfo:
         allow:
           - peer: /operator
+  mesh.admin.v1.AdminService:
+    methods:
+      ListConnections: {allow: []}
+      ListCuts: {allow: []}
 `
 
 // risk is a risk service that notes who called, and does what a test wants.

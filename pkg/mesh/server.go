@@ -20,9 +20,10 @@ import (
 	"github.com/countersign-mesh/countersign/pkg/audit"
 	"github.com/countersign-mesh/countersign/pkg/authz"
 	"github.com/countersign-mesh/countersign/pkg/transport"
+	adminv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/admin/v1"
 )
 
-// Server is a gRPC server whose every method, those of health and reflection too, is under the policy. It is a
+// Server is a gRPC server whose every method, those of health, reflection and administration too, is under the policy. It is a
 // grpc.ServiceRegistrar. Register services before Serve; after that it is safe for concurrent use. The zero value is not usable;
 // see NewServer.
 type Server struct {
@@ -89,7 +90,7 @@ const (
 )
 
 // NewServer returns a server that presents the identity of conns and asks policy about every call. From then on conns refuses and cuts whom the
-// policy revokes. It serves health and reflection, under the policy like any other service.
+// policy revokes. It serves health, reflection and mesh.admin.v1, under the policy like any other service.
 func NewServer(conns *transport.Registry, policy *authz.File, opts ...ServerOption) (*Server, error) {
 	o := serverOptions{
 		log:           slog.Default(),
@@ -118,6 +119,7 @@ func NewServer(conns *transport.Registry, policy *authz.File, opts ...ServerOpti
 	}
 	s.grpc = grpc.NewServer(append(append(serverLimits(o.connectionAge), chain...), grpc.Creds(conns.Server()))...)
 	grpc_health_v1.RegisterHealthServer(s, s.health)
+	adminv1.RegisterAdminServiceServer(s, newAdmin(conns, policy))
 	grpc_reflection_v1.RegisterServerReflectionServer(s, reflection.NewServerV1(reflection.ServerOptions{Services: s.grpc}))
 	return s, nil
 }

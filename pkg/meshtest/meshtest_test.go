@@ -28,6 +28,10 @@ services:
   grpc.reflection.v1.ServerReflection:
     methods:
       ServerReflectionInfo: {allow: [{peer: /operator, why: looks after the services}]}
+  mesh.admin.v1.AdminService:
+    methods:
+      ListConnections: {allow: [{peer: /operator, why: looks after the services}]}
+      ListCuts: {allow: [{peer: /operator, why: looks after the services}]}
 `
 
 // nothing registers no service beside those that every server has.
