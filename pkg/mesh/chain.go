@@ -19,7 +19,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/countersign-mesh/countersign/pkg/authz"
-	"github.com/countersign-mesh/countersign/pkg/transport"
 )
 
 // newChain returns everything that stands between the connection and a handler, in its order: see the package comment.
@@ -41,7 +40,6 @@ func newChain(s *Server, o serverOptions) ([]grpc.ServerOption, error) {
 	limit := limiter{o.limit}
 	return []grpc.ServerOption{
 		grpc.InTapHandle(admit(guard, o.log, panics)),
-		grpc.StatsHandler(transport.Tagger()),
 		grpc.StatsHandler(telemetryServer(o.tracer)),
 		grpc.ChainUnaryInterceptor(
 			metrics.UnaryServerInterceptor(),

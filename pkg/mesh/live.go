@@ -10,12 +10,14 @@ import (
 	"github.com/countersign-mesh/countersign/pkg/transport"
 )
 
-// liveUnary refuses a call on a connection that was cut. A call that was under way at that moment sees its context end, and its answer is not
+// liveUnary refuses a call on a connection that was cut. A call that was under way at that moment ends then, and its answer is not
 // given to a peer that is no longer good.
 func liveUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	if err := transport.CheckLive(ctx); err != nil {
+	release, err := transport.Bind(ctx)
+	if err != nil {
 		return nil, err
 	}
+	defer release()
 	resp, err := handler(ctx, req)
 	if ended := transport.CheckLive(ctx); ended != nil {
 		return nil, ended
@@ -25,10 +27,12 @@ func liveUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler gr
 
 // liveStream refuses a stream, and each of its messages, on a connection that was cut.
 func liveStream(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	if err := transport.CheckLive(ss.Context()); err != nil {
+	release, err := transport.Bind(ss.Context())
+	if err != nil {
 		return err
 	}
-	err := handler(srv, liveServerStream{ss})
+	defer release()
+	err = handler(srv, liveServerStream{ss})
 	if ended := transport.CheckLive(ss.Context()); ended != nil {
 		return ended
 	}

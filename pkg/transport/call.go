@@ -5,10 +5,10 @@ import (
 	"net"
 	"sync/atomic"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
-	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 
 	"github.com/countersign-mesh/countersign/pkg/identity"
@@ -21,7 +21,7 @@ type authInfo struct {
 	// ended is why the connection is not good any more; nil while it is.
 	ended atomic.Pointer[ending]
 	calls atomic.Uint64
-	// ctx ends with the connection, and so do the calls on it: see Tagger.
+	// ctx ends with the connection, and so do the calls on it: see Bind.
 	ctx context.Context //nolint:containedctx // the life of the connection, which belongs to no call
 	end context.CancelCauseFunc
 }
@@ -83,32 +83,30 @@ func Leave(p *peer.Peer, err error) error {
 	return err
 }
 
-// Tagger returns a stats handler for a gRPC server by which the context of each call ends when its connection is cut. It costs nothing a
-// call: the contexts of calls derive from one that is their connection's.
-func Tagger() stats.Handler { return tagger{} }
-
-type tagger struct{}
-
-// TagConn implements stats.Handler.
-func (tagger) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context {
-	p, ok := peer.FromContext(ctx)
-	if !ok {
-		return ctx
+// Bind is CheckLive for a call that a server is about to handle, and holds from then on: when the connection is cut, the call ends with the
+// status that CheckLive has then. Its caller is told at once, its handler's context ends, and what the handler still sends or returns
+// goes nowhere, whether it heeds its context or not. The caller of Bind calls release when the handler has returned.
+//
+// It does not end the call by its context alone: a handler that waits in SendMsg or RecvMsg would then make gRPC itself answer CANCELED.
+func Bind(ctx context.Context) (release func() bool, err error) {
+	if err := CheckLive(ctx); err != nil {
+		return nil, err
 	}
-	info, ok := p.AuthInfo.(*authInfo)
-	if !ok {
-		return ctx
+	p, _ := peer.FromContext(ctx)
+	info := p.AuthInfo.(*authInfo) //nolint:errcheck,forcetypeassert // CheckLive has seen it
+	stream, ok := grpc.ServerTransportStreamFromContext(ctx).(statusWriter)
+	if !ok { // the call ends with the socket then, half a second later
+		return func() bool { return true }, nil
 	}
-	tagged, cancel := context.WithCancelCause(ctx)
-	context.AfterFunc(info.ctx, func() { cancel(context.Cause(info.ctx)) })
-	return tagged
+	return context.AfterFunc(info.ctx, func() {
+		if e := info.ended.Load(); e != nil { // nil when the connection was closed and not cut
+			_ = stream.WriteStatus(status.Convert(e.status)) // it fails only when the connection is closed
+		}
+	}), nil
 }
 
-// HandleConn implements stats.Handler.
-func (tagger) HandleConn(context.Context, stats.ConnStats) {}
-
-// TagRPC implements stats.Handler.
-func (tagger) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
-
-// HandleRPC implements stats.Handler.
-func (tagger) HandleRPC(context.Context, stats.RPCStats) {}
+// statusWriter is what gRPC's own stream has beside the methods of grpc.ServerTransportStream. It ends the stream, like a handler that returns;
+// a status that comes later is dropped.
+type statusWriter interface {
+	WriteStatus(st *status.Status) error
+}

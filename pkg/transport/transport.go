@@ -4,11 +4,11 @@
 //
 // TLS alone verifies at the handshake only. A connection may live for days: its peer's SVID expires, the authority behind it
 // leaves the bundle, somebody revokes it, and calls go on. A Registry closes that gap: it cuts such a connection, ends the calls on it
-// (see Tagger) and refuses more (CheckLive), all within a second. And it lets a peer that is good not feel the limit: an inbound connection is
+// (see Bind) and refuses more (CheckLive), all within a second. And it lets a peer that is good not feel the limit: an inbound connection is
 // renewed by GOAWAY long before one of its certificates expires.
 //
-// A server needs the three together: the credentials of a Registry, Tagger as a stats handler, and interceptors that ask CheckLive before
-// and after each call. Package mesh puts them together.
+// A server needs the two together: the credentials of a Registry, and interceptors that bind each call to its connection and ask CheckLive
+// about what goes in and out. Package mesh puts them together.
 package transport
 
 import (
