@@ -251,7 +251,7 @@ type issuer struct {
 }
 
 // newIssuer returns an authority below parent, or a root if parent is nil; with a fresh key if key is nil.
-func newIssuer(t *testing.T, name string, parent *issuer, key *ecdsa.PrivateKey, templates ...meshtest.Template) *issuer {
+func newIssuer(t testing.TB, name string, parent *issuer, key *ecdsa.PrivateKey, templates ...meshtest.Template) *issuer {
 	t.Helper()
 	if key == nil {
 		var err error
@@ -274,7 +274,7 @@ func newIssuer(t *testing.T, name string, parent *issuer, key *ecdsa.PrivateKey,
 }
 
 // leaf returns a leaf that holds for an hour. It has the issuer's key, which no test minds.
-func (i *issuer) leaf(t *testing.T, templates ...meshtest.Template) *x509.Certificate {
+func (i *issuer) leaf(t testing.TB, templates ...meshtest.Template) *x509.Certificate {
 	t.Helper()
 	template := &x509.Certificate{
 		Subject:  pkix.Name{CommonName: "payments"},
@@ -285,7 +285,7 @@ func (i *issuer) leaf(t *testing.T, templates ...meshtest.Template) *x509.Certif
 	return i.sign(t, template, i.key, templates...)
 }
 
-func (i *issuer) sign(t *testing.T, template *x509.Certificate, key *ecdsa.PrivateKey, templates ...meshtest.Template) *x509.Certificate {
+func (i *issuer) sign(t testing.TB, template *x509.Certificate, key *ecdsa.PrivateKey, templates ...meshtest.Template) *x509.Certificate {
 	t.Helper()
 	number, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
 	if err != nil {
