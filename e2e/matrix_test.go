@@ -194,7 +194,7 @@ func allServed(t *testing.T, methods []bank.Method, served map[string][]string) 
 				t.Errorf("%s serves %s, of which the tests have no descriptor", server, service)
 			}
 		}
-		for _, service := range []string{"grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"} {
+		for _, service := range []string{"grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "mesh.admin.v1.AdminService"} {
 			if !slices.Contains(services, service) {
 				t.Errorf("%s does not serve %s", server, service)
 			}

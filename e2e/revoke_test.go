@@ -19,6 +19,9 @@ import (
 	paymentsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/payments/v1"
 )
 
+// cutMetric counts the connections that a service has cut because their peers were revoked.
+const cutMetric = `countersign_connections_cut_total{direction="inbound",reason="revoked"}`
+
 // suspect is an actor that is going to be revoked, with what it does until then.
 type suspect struct {
 	actor string
@@ -115,7 +118,9 @@ func (s suspect) revoke(t *testing.T, mesh *bank.Apart, by string) (lastMessage,
 	}
 	watched := s.startWatch(t, identity)
 	calling := bank.NewCallers(t)
+	before := make(map[string]float64)
 	for _, server := range s.servers {
+		before[server] = mesh.Metric(t, server, cutMetric)
 		conn := mesh.Dial(t, identity, server)
 		calling.Add(t.Context(), func(ctx context.Context, _ string, _ int) error { return s.call(ctx, conn) }, server)
 	}
@@ -136,6 +141,9 @@ func (s suspect) revoke(t *testing.T, mesh *bank.Apart, by string) (lastMessage,
 	}
 	for _, server := range s.servers {
 		lastAnswer = max(lastAnswer, checkRefused(t, server, calling.Outcomes(server), revoked))
+		if mesh.Metric(t, server, cutMetric) <= before[server] {
+			t.Errorf("%s has refused calls and cut no connection", server)
+		}
 	}
 	s.checkShutOut(t, mesh, identity, by)
 	s.letIn(t, mesh, identity, string(original))

@@ -24,6 +24,7 @@ import (
 	_ "github.com/countersign-mesh/countersign/proto/gen/bank/mobile/v1"
 	_ "github.com/countersign-mesh/countersign/proto/gen/bank/payments/v1"
 	_ "github.com/countersign-mesh/countersign/proto/gen/bank/risk/v1"
+	_ "github.com/countersign-mesh/countersign/proto/gen/mesh/admin/v1"
 	_ "github.com/countersign-mesh/countersign/proto/gen/mesh/audit/v1"
 )
 
