@@ -1,8 +1,10 @@
 package meshtest_test
 
 import (
+	"context"
+	"os"
+	"path/filepath"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
@@ -10,108 +12,159 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
-	"github.com/countersign-mesh/countersign/pkg/identity"
+	"github.com/countersign-mesh/countersign/pkg/mesh"
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// policy lets payments ask for the health of a server, and nobody anything else.
-const policy = `
-trust_domain: bank.test
-services:
-  grpc.health.v1.Health:
-    methods:
-      Check: {allow: [{peer: /payments, why: asks before it pays}]}
-      List: {allow: [{peer: /payments, why: asks before it pays}]}
-      Watch: {allow: [{peer: /payments, why: asks before it pays}]}
-  grpc.reflection.v1.ServerReflection:
-    methods:
-      ServerReflectionInfo: {allow: [{peer: /operator, why: looks after the services}]}
-  mesh.admin.v1.AdminService:
-    methods:
-      ListConnections: {allow: [{peer: /operator, why: looks after the services}]}
-      ListCuts: {allow: [{peer: /operator, why: looks after the services}]}
-`
-
 // nothing registers no service beside those that every server has.
 func nothing(grpc.ServiceRegistrar) {}
-
-// A test serves as one workload and calls as others.
-func Example() {
-	_ = func(t *testing.T) {
-		mesh := meshtest.New(t, "bank.test", policy)
-		addr := mesh.Serve(t, "/ledger", func(grpc.ServiceRegistrar) {
-			// Register the service under test.
-		})
-		client := grpc_health_v1.NewHealthClient(mesh.Dial(t, "/risk", "/ledger", addr))
-		_, err := client.Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
-		if status.Code(err) != codes.PermissionDenied {
-			t.Errorf("/risk may ask /ledger: %v", err)
-		}
-	}
-	// Output:
-}
-
-// A test of what happens when identities change takes the authority and the Workload API into its own hands.
-func ExampleWorkloadAPI() {
-	_ = func(t *testing.T) {
-		ca, api := meshtest.NewCA(t, "bank.test"), meshtest.NewWorkloadAPI(t)
-		api.Grant(t, ca.SVID(t, "/ledger", meshtest.Lifetime(time.Minute)), ca.Bundle())
-		source, err := identity.New(t.Context(), identity.WithSocket(api.Addr()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer source.Close()
-		api.Fail(status.Error(codes.PermissionDenied, "withdrawn"))
-	}
-	// Output:
-}
 
 func TestMesh(t *testing.T) {
 	t.Parallel()
 	m := meshtest.New(t, "bank.test", policy)
-	addr := m.Serve(t, "/ledger", nothing)
+	addr := m.Serve(t, "/risk", register)
 	for _, c := range []struct {
 		from, to string
 		want     codes.Code
 	}{
-		{"/payments", "/ledger", codes.OK},
-		{"/risk", "/ledger", codes.PermissionDenied},
+		{"/payments", "/risk", codes.OK},
+		{"/gateway", "/risk", codes.PermissionDenied},
 		{"/payments", "/accounts", codes.Unavailable}, // the server is not who is dialled
+		{"spiffe://bank.test/payments", "spiffe://bank.test/risk", codes.OK},
 	} {
 		t.Run(c.from+" dials "+c.to, func(t *testing.T) {
 			t.Parallel()
-			client := grpc_health_v1.NewHealthClient(m.Dial(t, c.from, c.to, addr))
-			_, err := client.Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
-			if status.Code(err) != c.want {
+			if err := assess(t, m.Dial(t, c.from, c.to, addr)); status.Code(err) != c.want {
 				t.Errorf("err = %v, want %v", err, c.want)
 			}
 		})
 	}
 }
 
-func TestMeshRotates(t *testing.T) {
+func TestNobodyMayCallWhatThePolicyDoesNotName(t *testing.T) {
 	t.Parallel()
 	m := meshtest.New(t, "bank.test", policy)
-	client := grpc_health_v1.NewHealthClient(m.Dial(t, "/payments", "/ledger", m.Serve(t, "/ledger", nothing)))
-	first := m.Identity(t, "/ledger").Status().Serial
-	if _, err := client.Check(t.Context(), &grpc_health_v1.HealthCheckRequest{}); err != nil {
-		t.Fatal(err)
-	}
-	for range 3 {
-		m.CA().NewRoot(t)
-		for _, path := range []string{"/ledger", "/payments"} {
-			m.Rotate(t, path)
-			if _, err := client.Check(t.Context(), &grpc_health_v1.HealthCheckRequest{}); err != nil {
-				t.Fatalf("after the rotation of %s: %v", path, err)
-			}
+	addr := m.Serve(t, "/risk", register)
+	for _, from := range []string{"/payments", "/gateway", "/risk"} {
+		_, err := grpc_health_v1.NewHealthClient(m.Dial(t, from, "/risk", addr)).Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
+		if status.Code(err) != codes.PermissionDenied {
+			t.Errorf("%s asks for health: %v, want PERMISSION_DENIED", from, err)
 		}
 	}
-	if st := m.Identity(t, "/ledger").Status(); st.Serial == first || st.Rotations != 3 {
-		t.Errorf("status = %+v", st)
+}
+
+// A file that is to be deployed is taken as it stands: what it lacks is found.
+func TestOpenAddsNothing(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "policy.yaml")
+	if err := os.WriteFile(path, []byte(policy), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	if got := len(m.Conns(t, "/ledger").Conns()); got != 1 {
-		t.Errorf("%d connections, want the first one", got)
+	for name, c := range map[string]struct {
+		mesh *meshtest.Mesh
+		fits bool
+	}{"New": {meshtest.New(t, "bank.test", policy), true}, "Open": {meshtest.Open(t, "bank.test", path), false}} {
+		fake := &failing{TB: t}
+		fake.run(func() { c.mesh.Serve(fake, "/risk", register) })
+		if fake.failed == c.fits {
+			t.Errorf("%s: a server was refused: %v, want %v", name, fake.failed, !c.fits)
+		}
+	}
+}
+
+func TestSetPolicyEndsATestWhosePolicyIsWrong(t *testing.T) {
+	t.Parallel()
+	m := meshtest.New(t, "bank.test", policy)
+	_ = m.Serve(t, "/risk", register)
+	for name, text := range map[string]string{
+		"does not parse": "trust_domain: [",
+		"does not fit":   "trust_domain: bank.test\nservices: {bank.risk.v1.RiskService: {methods: {Other: {}}}}\n",
+	} {
+		fake := &failing{TB: t}
+		fake.run(func() { m.SetPolicy(fake, text) })
+		if !fake.failed {
+			t.Errorf("a policy that %s was taken", name)
+		}
+	}
+	m.SetPolicy(t, policy)
+}
+
+// failing is a test that may fail without failing this one.
+type failing struct {
+	testing.TB
+	failed bool
+}
+
+func (f *failing) Fatalf(format string, args ...any) {
+	f.Logf("as wanted: "+format, args...)
+	f.failed = true
+	panic(f)
+}
+
+func (f *failing) run(do func()) {
+	defer func() {
+		if p := recover(); p != nil && p != any(f) {
+			panic(p)
+		}
+	}()
+	do()
+}
+
+func TestRotateAuthorityCutsNobodyAndRetireDoes(t *testing.T) {
+	t.Parallel()
+	m := meshtest.New(t, "bank.test", policy)
+	addr := m.Serve(t, "/risk", register)
+	conn := m.Dial(t, "/payments", "/risk", addr)
+	for range 3 {
+		if err := assess(t, conn); err != nil {
+			t.Fatal(err)
+		}
+		m.RotateAuthority(t)
+		if err := assess(t, m.Dial(t, "/payments", "/risk", addr)); err != nil {
+			t.Fatalf("on a new connection: %v", err)
+		}
+	}
+	if got := len(m.Identity(t, "/risk").Status().Authorities); got != 4 {
+		t.Errorf("%d authorities, want the four there were", got)
+	}
+	m.CA().Retire()
+	m.Rotate(t, "/risk")
+	m.Rotate(t, "/payments")
+	if got := len(m.Identity(t, "/risk").Status().Authorities); got != 1 {
+		t.Errorf("%d authorities, want the newest only", got)
+	}
+	if err := assess(t, m.Dial(t, "/payments", "/risk", addr)); err != nil {
+		t.Errorf("with the newest authority: %v", err)
+	}
+}
+
+func TestServeTakesServerOptions(t *testing.T) {
+	t.Parallel()
+	m := meshtest.New(t, "bank.test", policy)
+	conn := m.Dial(t, "/payments", "/risk", m.Serve(t, "/risk", register, mesh.WithRateLimit(0, 1)))
+	var last error
+	for range 2 {
+		last = assess(t, conn)
+	}
+	if status.Code(last) != codes.ResourceExhausted {
+		t.Errorf("second call: %v, want RESOURCE_EXHAUSTED", last)
+	}
+}
+
+// within waits until a call gives an error of this code.
+func within(ctx context.Context, t *testing.T, want codes.Code, call func() error) {
+	t.Helper()
+	for {
+		err := call()
+		if status.Code(err) == want {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("err = %v, want %v", err, want)
+		default:
+		}
 	}
 }

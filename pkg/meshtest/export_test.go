@@ -1,0 +1,4 @@
+package meshtest
+
+// DenyStandard is how New completes a policy.
+func DenyStandard(text string) string { return denyStandard(text) }
