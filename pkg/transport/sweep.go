@@ -88,11 +88,15 @@ func (r *Registry) first() (c *conn, due stage, wait time.Duration) {
 		return nil, 0, look
 	}
 	c = r.queue[0]
-	if left := c.due.Sub(r.opts.now()); left > 0 {
+	now := r.opts.now()
+	if left := c.due.Sub(now); left > 0 {
 		return nil, 0, min(left, look)
 	}
 	due = c.next
-	if due == renew {
+	switch {
+	case due != drop && !now.Before(c.verified.NotAfter):
+		due = expire // the machine slept over what comes before, or its clock was set
+	case due == renew:
 		c.next, c.due = retire, c.retireAt
 		heap.Fix(&r.queue, c.index)
 		r.tally.renewed++
