@@ -170,10 +170,13 @@ func (h *handshake) certificate() (*tls.Certificate, error) {
 		return nil, fmt.Errorf("own identity: %w", err)
 	}
 	cert := &tls.Certificate{PrivateKey: svid.PrivateKey, Leaf: svid.Certificates[0]}
+	h.own = cert.Leaf.NotAfter
 	for _, c := range svid.Certificates {
 		cert.Certificate = append(cert.Certificate, c.Raw)
+		if c.NotAfter.Before(h.own) {
+			h.own = c.NotAfter // an intermediate's
+		}
 	}
-	h.own = cert.Leaf.NotAfter
 	return cert, nil
 }
 
