@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/countersign-mesh/countersign/pkg/identity"
@@ -90,7 +91,8 @@ func failureOf(err error) string {
 		return failedTimeout
 	case errors.Is(err, context.Canceled):
 		return failedCanceled
-	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed),
+		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return failedSilent
 	}
 	return failedTLS
