@@ -2,61 +2,98 @@ package transport_test
 
 import (
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/spiffegrpc/grpccredentials"
 	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
 	"google.golang.org/grpc/credentials"
 
+	"github.com/countersign-mesh/countersign/pkg/identity"
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
 )
 
-// ATTACKS 14 and 15: a client that keeps TLS sessions comes back after its authority has left the bundle. With the ordinary
-// configuration it is let in: no certificate is exchanged on resumption, and no callback that go-spiffe sets runs.
+// ATTACKS 14 and 15: a client that keeps TLS sessions comes back after its authority has left the bundle, and after it was revoked. With the
+// ordinary configuration it is let in: no certificate is exchanged on resumption, and no callback that go-spiffe sets runs.
 func TestResumption(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct {
-		name     string
-		server   func(w *world) credentials.TransportCredentials
-		admitted bool
+	for _, why := range []struct {
+		name  string
+		spoil func(t *testing.T, w *world, list *blacklist, expelled *atomic.Bool)
 	}{
-		{"ours refuses", func(w *world) credentials.TransportCredentials { return w.inbound.Server() }, false},
-		{"the ordinary configuration lets it in", func(w *world) credentials.TransportCredentials {
-			return grpccredentials.MTLSServerCredentials(w.server, w.server, tlsconfig.AuthorizeAny())
+		{"its authority left the bundle", func(t *testing.T, w *world, _ *blacklist, _ *atomic.Bool) {
+			w.server.trust(meshtest.NewCA(t, "bank.test").Bundle())
+		}},
+		{"it was revoked", func(_ *testing.T, w *world, list *blacklist, expelled *atomic.Bool) {
+			list.revoke(identity.Revocation{ID: w.client.svid.ID, Entry: "policy:1"})
+			expelled.Store(true)
+		}},
+	} {
+		for _, c := range resumptions() {
+			t.Run(why.name+", "+c.name, func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t)
+				list, expelled := newBlacklist(), new(atomic.Bool)
+				w.inbound.Heed(list)
+				server := c.server(w, expelled)
+				client := &tls.Config{
+					ServerName:         "ledger",
+					InsecureSkipVerify: true,
+					NextProtos:         []string{"h2"},
+					Certificates:       []tls.Certificate{certificate(w.client.svid)},
+					ClientSessionCache: tls.NewLRUClientSessionCache(1),
+				}
+				if _, err := greet(t, server, client); err != nil {
+					t.Fatalf("first connection: %v", err)
+				}
+				why.spoil(t, w, list, expelled)
+				resumed, err := greet(t, server, client)
+				if admitted := err == nil; admitted != c.admitted || resumed != c.admitted {
+					t.Errorf("second connection: resumed %v, %v; want admitted %v", resumed, err, c.admitted)
+				}
+				client.ClientSessionCache = nil
+				if _, err := greet(t, server, client); err == nil {
+					t.Error("a connection without a session is let in")
+				}
+			})
+		}
+	}
+}
+
+// resumption is a server that a client with a session comes back to.
+type resumption struct {
+	name     string
+	server   func(w *world, expelled *atomic.Bool) credentials.TransportCredentials
+	admitted bool
+}
+
+func resumptions() []resumption {
+	authorizer := func(expelled *atomic.Bool) tlsconfig.Authorizer {
+		return tlsconfig.AdaptMatcher(func(id spiffeid.ID) error {
+			if expelled.Load() {
+				return fmt.Errorf("%s is expelled", id)
+			}
+			return nil
+		})
+	}
+	return []resumption{
+		{"ours refuses", func(w *world, _ *atomic.Bool) credentials.TransportCredentials { return w.inbound.Server() }, false},
+		{"ATTACKS 14: the ordinary configuration lets it in", func(w *world, expelled *atomic.Bool) credentials.TransportCredentials {
+			return grpccredentials.MTLSServerCredentials(w.server, w.server, authorizer(expelled))
 		}, true},
-		{"the ordinary configuration with tickets off lets it in by the inner configuration", func(w *world) credentials.TransportCredentials {
-			inner := tlsconfig.MTLSServerConfig(w.server, w.server, tlsconfig.AuthorizeAny())
+		{"ATTACKS 15: the ordinary one with tickets off lets it in by the inner configuration", func(w *world, expelled *atomic.Bool) credentials.TransportCredentials {
+			inner := tlsconfig.MTLSServerConfig(w.server, w.server, authorizer(expelled))
 			inner.SetSessionTicketKeys([][32]byte{{1}}) // as replicas do that share their sessions
 			outer := inner.Clone()
 			outer.SessionTicketsDisabled = true
 			outer.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return inner, nil }
 			return credentials.NewTLS(outer)
 		}, true},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t)
-			server := c.server(w)
-			client := &tls.Config{
-				ServerName:         "ledger",
-				InsecureSkipVerify: true,
-				NextProtos:         []string{"h2"},
-				Certificates:       []tls.Certificate{certificate(w.client.svid)},
-				ClientSessionCache: tls.NewLRUClientSessionCache(1),
-			}
-			if _, err := greet(t, server, client); err != nil {
-				t.Fatalf("first connection: %v", err)
-			}
-			other := meshtest.NewCA(t, "bank.test")
-			w.server.trust(other.Bundle())
-			resumed, err := greet(t, server, client)
-			if admitted := err == nil; admitted != c.admitted || resumed != c.admitted {
-				t.Errorf("second connection: resumed %v, %v; want admitted %v", resumed, err, c.admitted)
-			}
-		})
 	}
 }
 

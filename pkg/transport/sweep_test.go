@@ -19,7 +19,7 @@ import (
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
 )
 
-// renewedAuthority returns two certificates of one authority, with one key, and a leaf that it signed.
+// renewedAuthority returns two certificates of one authority, with one key and two key IDs, and a leaf that it signed.
 func renewedAuthority(t *testing.T, id *url.URL) (old, renewed, leaf *x509.Certificate) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -28,6 +28,7 @@ func renewedAuthority(t *testing.T, id *url.URL) (old, renewed, leaf *x509.Certi
 	}
 	issue := func(serial int64, parent *x509.Certificate, template x509.Certificate) *x509.Certificate {
 		template.SerialNumber, template.BasicConstraintsValid = big.NewInt(serial), true
+		template.SubjectKeyId = []byte{byte(serial)}
 		template.NotBefore, template.NotAfter = time.Now().Add(-time.Minute), time.Now().Add(time.Hour)
 		if parent == nil {
 			parent = &template
