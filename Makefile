@@ -76,7 +76,7 @@ bench: ## Run all benchmarks
 
 # What docs/spiffe-conformance.md is made of: each test that names a requirement is in one of these packages and has one of these words.
 CONFORMANCE_PACKAGES := ./pkg/identity
-CONFORMANCE_TESTS := Verif|Revok|Workload
+CONFORMANCE_TESTS := [Vv]erif|Revok|Workload
 
 .PHONY: conformance
 conformance: bin/spiffe-conformance.md ## Write docs/spiffe-conformance.md from the results of the tests
