@@ -83,7 +83,7 @@ func showCuts(out *console.Console, services []rundir.Program, outcomes []admin.
 		out.Printf("No connection was cut: nobody who is revoked was connected.\n")
 		return
 	}
-	out.Printf("\n%d connections were cut:\n\n", len(rows))
+	out.Printf("\nConnections that were cut: %d\n\n", len(rows))
 	out.Table([]string{"service", "peer", "direction", "serial", "remote address", "reason", "after"}, rows)
 }
 

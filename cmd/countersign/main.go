@@ -58,7 +58,7 @@ type cli struct {
 	Proxy  proxyCommand  `cmd:"" help:"Serve a server on a plaintext port of loopback, with this process's identity, for stock tools."`
 	Audit  auditCommand  `cmd:"" help:"Look up authorization decisions."`
 	Peers  peersCommand  `cmd:"" help:"List the live connections of a server: with whom, by which SVID, until when."`
-	Revoke revokeCommand `cmd:"" help:"Revoke a workload, an SVID or an authority in the policy file, and show which connections were cut."`
+	Revoke revokeCommand `cmd:"" help:"Revoke a workload (--id), an SVID (--serial) or an authority (--authority) in the policy file, and show which connections were cut."`
 	Act    actCommand    `cmd:"" hidden:"" help:"Make the calls that standard input orders. For demo, which acts through copies of this program."`
 
 	RunDir string `default:".countersign" env:"COUNTERSIGN_RUN_DIR" placeholder:"DIR" help:"Where the mesh keeps its state: ${default} in the current directory."`

@@ -22,9 +22,9 @@ import (
 
 type revokeCommand struct {
 	workload
-	ID        string `xor:"subject" required:"" placeholder:"ID" help:"A workload, such as /risk or spiffe://bank.test/risk: every SVID that it has or will get."`
-	Serial    string `xor:"subject" required:"" placeholder:"HEX" help:"One SVID, by its serial number in hexadecimal; countersign peers shows it."`
-	Authority string `xor:"subject" required:"" placeholder:"HEX" help:"A signing certificate, root or intermediate, by its subject key ID in hexadecimal: whatever it signed."`
+	ID        string `xor:"subject" placeholder:"ID" help:"A workload, such as /risk or spiffe://bank.test/risk: every SVID that it has or will get."`
+	Serial    string `xor:"subject" placeholder:"HEX" help:"One SVID, by its serial number in hexadecimal; countersign peers shows it."`
+	Authority string `xor:"subject" placeholder:"HEX" help:"A signing certificate, root or intermediate, by its subject key ID in hexadecimal: whatever it signed."`
 	Why       string `placeholder:"TEXT" help:"Why, for whoever reviews the file."`
 	Policy    string `placeholder:"FILE" help:"The policy file; by default that of the mesh that runs in --run-dir."`
 	Force     bool   `help:"Also when it is this process itself that is revoked."`

@@ -64,6 +64,9 @@ func Start(ctx context.Context, path, endpoint string, to dial.Target) (*Actor, 
 // SPIFFEID returns the identity that the actor was given.
 func (a *Actor) SPIFFEID() string { return a.hello.SPIFFEID }
 
+// Serial returns the serial number of the SVID that the actor began with, in lower-case hexadecimal.
+func (a *Actor) Serial() string { return a.hello.Serial }
+
 // Call has the actor call method, "package.Service/Method". A call that the server refused is a *dial.StatusError. traceParent may be
 // empty.
 func (a *Actor) Call(method, traceParent string, request, response proto.Message) error {

@@ -87,6 +87,9 @@ func TestAnActorActsWithItsOwnIdentity(t *testing.T) {
 	if got := a.SPIFFEID(); got != "spiffe://bank.test/gateway" {
 		t.Errorf("it is %s", got)
 	}
+	if got := a.Serial(); len(got) < 16 {
+		t.Errorf("the serial number of its SVID is %q", got)
+	}
 	for range 2 { // one after another on the same connection
 		var r ledgerv1.GetBalanceResponse
 		err := a.Call("bank.ledger.v1.LedgerService/GetBalance", "", &ledgerv1.GetBalanceRequest{AccountId: "bank-cash"}, &r)

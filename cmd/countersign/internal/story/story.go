@@ -71,6 +71,7 @@ func (p *player) chapters() []chapter {
 		{"The books balance", p.books},
 		{"Risk refuses a payment that is too large", p.overlarge},
 		{"A risk service that was broken into tries to move money itself", p.compromisedRisk},
+		{"A phone is stolen, and its certificate revoked while it is connected", p.stolenPhone},
 		{"Callers without an identity of this mesh do not get past the handshake", p.strangers},
 		{"Payments go on while identities rotate", p.rotation},
 	}
