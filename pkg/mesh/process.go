@@ -107,22 +107,6 @@ func (p *Process) Go(name string, f func(ctx context.Context) error) {
 	p.workers = append(p.workers, worker{name: name, run: f})
 }
 
-// reconnect lets connections be tried again at once when the own identity has changed. While it was gone every attempt failed, and the next one
-// is some time off.
-func (p *Process) reconnect(ctx context.Context) error {
-	for {
-		changed := p.Identity.Changed()
-		for _, conn := range p.clients {
-			conn.ResetConnectBackoff()
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
 // Ready adds a check to /readyz.
 func (p *Process) Ready(name string, check func(ctx context.Context) error) {
 	p.ops.Add(name, check)

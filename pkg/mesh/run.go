@@ -118,7 +118,6 @@ func (p *Process) join(ctx context.Context, o runOptions) error {
 	p.conns = transport.NewRegistry(p.Identity, transport.WithLogger(p.Log))
 	p.Defer(p.conns.Close)
 	p.conns.Heed(p.Policy) // what has no server, and what is dialled before there is one
-	p.Go("reconnect", p.reconnect)
 	p.Ready("identity", func(context.Context) error {
 		_, err := p.Identity.GetX509SVID()
 		return err
