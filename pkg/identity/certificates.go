@@ -42,6 +42,8 @@ func checkNamesNoWorkload(cert *x509.Certificate) error {
 
 func checkAuthority(cert *x509.Certificate) error {
 	switch {
+	case cert == nil:
+		return errors.New("is missing")
 	case !cert.BasicConstraintsValid || !cert.IsCA:
 		return errors.New("is not a CA")
 	case cert.KeyUsage&x509.KeyUsageCertSign == 0:

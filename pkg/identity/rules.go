@@ -251,6 +251,9 @@ func (v *Verifier) findBundle(c *candidate) error {
 	}
 	td := c.id.TrustDomain()
 	bundle, err := v.bundles.GetX509BundleForTrustDomain(td)
+	if err == nil && bundle == nil {
+		err = errors.New("its bundle is missing")
+	}
 	if err != nil {
 		return fmt.Errorf("trust domain %q is not trusted: %w", td, err)
 	}

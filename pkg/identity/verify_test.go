@@ -83,6 +83,26 @@ func TestVerifyRefusesBundleWithoutCA(t *testing.T) {
 	}
 }
 
+// A source of bundles that is at fault makes nobody trusted, and brings nobody down.
+func TestVerifyWithAFaultySource(t *testing.T) {
+	t.Parallel()
+	chain := meshtest.NewCA(t, "bank.test").SVID(t, "/payments").Certificates
+	for _, c := range []struct {
+		name    string
+		bundles x509bundle.Source
+		want    string
+	}{
+		{"no source", nil, "bundle"},
+		{"no bundle and no error", answer{}, "bundle"},
+		{"a bundle with nothing in place of a certificate", answer{x509bundle.FromX509Authorities(bankTest, []*x509.Certificate{nil})}, "bundle-authorities"},
+		{"a bundle with a certificate that was not parsed", answer{x509bundle.FromX509Authorities(bankTest, []*x509.Certificate{{}})}, "bundle-authorities"},
+	} {
+		if peer, err := identity.NewVerifier(c.bundles).Verify(chain); ruleOf(err) != c.want {
+			t.Errorf("%s: %v, %v; want a refusal by rule %s", c.name, peer, err, c.want)
+		}
+	}
+}
+
 func TestVerifierOptions(t *testing.T) {
 	t.Parallel()
 	holds(t, "Countersign lifetime")
