@@ -17,7 +17,7 @@ import (
 	riskv1 "github.com/countersign-mesh/countersign/proto/gen/bank/risk/v1"
 )
 
-// This file shows how to test a service of one's own under what happens to identities in the field. The service is called risk,
+// The examples show how to test a service of one's own under what happens to identities in the field. The service is called risk,
 // payments is the one that may call it. Health, reflection and administration need no rules here: what the text does not name, nobody
 // may call.
 const policy = `
@@ -56,7 +56,7 @@ func assess(t *testing.T, conn grpc.ClientConnInterface) error {
 
 // A test serves as one workload and calls as others.
 func Example() {
-	_ = func(t *testing.T) {
+	test(func(t *testing.T) {
 		m := meshtest.New(t, "bank.test", policy)
 		addr := m.Serve(t, "/risk", register)
 		if err := assess(t, m.Dial(t, "/payments", "/risk", addr)); err != nil {
@@ -65,7 +65,7 @@ func Example() {
 		if err := assess(t, m.Dial(t, "/gateway", "/risk", addr)); status.Code(err) != codes.PermissionDenied {
 			t.Errorf("gateway may call: %v", err)
 		}
-	}
+	})
 	// Output:
 }
 
@@ -86,150 +86,164 @@ func await(t *testing.T, source *identity.Source, want identity.State) {
 }
 
 // SVIDs and the authority are replaced while calls are made. None of them may fail.
-func TestExampleARotationFailsNoCall(t *testing.T) {
-	t.Parallel()
-	m := meshtest.New(t, "bank.test", policy)
-	conn := m.Dial(t, "/payments", "/risk", m.Serve(t, "/risk", register))
+func ExampleMesh_Rotate() {
+	test(func(t *testing.T) {
+		m := meshtest.New(t, "bank.test", policy)
+		conn := m.Dial(t, "/payments", "/risk", m.Serve(t, "/risk", register))
 
-	stop, calls := make(chan struct{}), 0
-	var calling sync.WaitGroup
-	calling.Go(func() {
-		for {
-			select {
-			case <-stop:
-				return
-			default:
+		stop, calls := make(chan struct{}), 0
+		var calling sync.WaitGroup
+		calling.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := assess(t, conn); err != nil {
+					t.Errorf("call %d: %v", calls, err)
+				}
+				calls++
 			}
-			if err := assess(t, conn); err != nil {
-				t.Errorf("call %d: %v", calls, err)
-			}
-			calls++
+		})
+		for range 5 {
+			m.Rotate(t, "/risk")
+			m.Rotate(t, "/payments")
+			m.RotateAuthority(t)
+		}
+		close(stop)
+		calling.Wait()
+
+		if got := m.Identity(t, "/risk").Status().Rotations; got != 10 || calls == 0 {
+			t.Errorf("%d calls saw %d rotations, want some to see 10", calls, got)
 		}
 	})
-	for range 5 {
-		m.Rotate(t, "/risk")
-		m.Rotate(t, "/payments")
-		m.RotateAuthority(t)
-	}
-	close(stop)
-	calling.Wait()
-
-	if got := m.Identity(t, "/risk").Status().Rotations; got != 10 || calls == 0 {
-		t.Errorf("%d calls saw %d rotations, want some to see 10", calls, got)
-	}
+	// Output:
 }
 
 // The policy revokes a peer that is connected. SetPolicy returns when the policy is in force, so the next call is decided by it.
-func TestExampleAPeerIsRevoked(t *testing.T) {
-	t.Parallel()
-	m := meshtest.New(t, "bank.test", policy)
-	conn := m.Dial(t, "/payments", "/risk", m.Serve(t, "/risk", register))
-	if err := assess(t, conn); err != nil {
-		t.Fatal(err)
-	}
+func ExampleMesh_SetPolicy() {
+	test(func(t *testing.T) {
+		m := meshtest.New(t, "bank.test", policy)
+		conn := m.Dial(t, "/payments", "/risk", m.Serve(t, "/risk", register))
+		if err := assess(t, conn); err != nil {
+			t.Fatal(err)
+		}
 
-	m.SetPolicy(t, policy+"revoked: [{id: /payments, why: its host was broken into}]\n")
+		m.SetPolicy(t, policy+"revoked: [{id: /payments, why: its host was broken into}]\n")
 
-	switch err := assess(t, conn); status.Code(err) {
-	case codes.PermissionDenied, codes.Unauthenticated, codes.Unavailable: // denied; cut; and not connected again
-	default:
-		t.Errorf("a revoked peer calls: %v", err)
-	}
+		switch err := assess(t, conn); status.Code(err) {
+		case codes.PermissionDenied, codes.Unauthenticated, codes.Unavailable: // denied; cut; and not connected again
+		default:
+			t.Errorf("a revoked peer calls: %v", err)
+		}
 
-	m.SetPolicy(t, policy)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	within(ctx, t, codes.OK, func() error { return assess(t, conn) }) // once the client has connected again
+		m.SetPolicy(t, policy)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		within(ctx, t, codes.OK, func() error { return assess(t, conn) }) // once the client has connected again
+	})
+	// Output:
 }
 
 // The Workload API goes away. The SVID at hand is used until it expires, and no longer; the service is back with the API.
-func TestExampleTheWorkloadAPIIsAwayUntilExpiry(t *testing.T) {
-	t.Parallel()
-	m := meshtest.New(t, "bank.test", policy)
-	conn := m.Dial(t, "/payments", "/risk", m.Serve(t, "/risk", register))
-	m.Rotate(t, "/payments", meshtest.Lifetime(3*time.Second))
-	api, source := m.API(t, "/payments"), m.Identity(t, "/payments")
+func ExampleMesh_API() {
+	test(func(t *testing.T) {
+		m := meshtest.New(t, "bank.test", policy)
+		conn := m.Dial(t, "/payments", "/risk", m.Serve(t, "/risk", register))
+		m.Rotate(t, "/payments", meshtest.Lifetime(4*time.Second))
+		api, source := m.API(t, "/payments"), m.Identity(t, "/payments")
 
-	api.Stop()
-	if err := assess(t, conn); err != nil && time.Now().Before(source.Status().NotAfter) {
-		t.Errorf("before expiry: %v", err)
-	}
-	await(t, source, identity.StateExpired)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	within(ctx, t, codes.Unavailable, func() error { return assess(t, conn) })
+		api.Stop()
+		if err := assess(t, conn); err != nil && time.Now().Before(source.Status().NotAfter) {
+			t.Errorf("before expiry: %v", err)
+		}
+		await(t, source, identity.StateExpired)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		within(ctx, t, codes.Unavailable, func() error { return assess(t, conn) })
 
-	api.Start(t)
-	m.Rotate(t, "/payments")
-	within(ctx, t, codes.OK, func() error { return assess(t, conn) })
+		api.Start(t)
+		m.Rotate(t, "/payments")
+		within(ctx, t, codes.OK, func() error { return assess(t, conn) })
+	})
+	// Output:
 }
 
 // A workload of another trust domain is a stranger, whatever the policy allows it, until the two domains federate.
-func TestExampleAnotherTrustDomain(t *testing.T) {
-	t.Parallel()
-	const shop = "spiffe://partner.test/shop"
-	m := meshtest.New(t, "bank.test", policy)
-	addr := m.Serve(t, "/risk", register)
+func ExampleMesh_Federate() {
+	test(func(t *testing.T) {
+		const shop = "spiffe://partner.test/shop"
+		m := meshtest.New(t, "bank.test", policy)
+		addr := m.Serve(t, "/risk", register)
 
-	if err := assess(t, m.Dial(t, shop, "/risk", addr)); status.Code(err) != codes.Unavailable {
-		t.Errorf("a stranger: %v, want no connection", err)
-	}
+		if err := assess(t, m.Dial(t, shop, "/risk", addr)); status.Code(err) != codes.Unavailable {
+			t.Errorf("a stranger: %v, want no connection", err)
+		}
 
-	m.Federate(t, "partner.test")
-	if err := assess(t, m.Dial(t, shop, "/risk", addr)); err != nil {
-		t.Errorf("federated: %v", err)
-	}
+		m.Federate(t, "partner.test")
+		if err := assess(t, m.Dial(t, shop, "/risk", addr)); err != nil {
+			t.Errorf("federated: %v", err)
+		}
+	})
+	// Output:
 }
 
 // The Workload API grants the right name by another authority: nobody in the mesh believes it.
-func TestExampleAnImpostor(t *testing.T) {
-	t.Parallel()
-	m := meshtest.New(t, "bank.test", policy)
-	addr := m.Serve(t, "/risk", register)
+func ExampleCA() {
+	test(func(t *testing.T) {
+		m := meshtest.New(t, "bank.test", policy)
+		addr := m.Serve(t, "/risk", register)
 
-	impostor := meshtest.NewCA(t, "bank.test")
-	source := m.Identity(t, "/payments")
-	changed := source.Changed()
-	m.API(t, "/payments").Grant(t, impostor.SVID(t, "/payments"), impostor.Bundle(), m.CA().Bundle())
-	<-changed
+		impostor := meshtest.NewCA(t, "bank.test")
+		source := m.Identity(t, "/payments")
+		changed := source.Changed()
+		m.API(t, "/payments").Grant(t, impostor.SVID(t, "/payments"), impostor.Bundle(), m.CA().Bundle())
+		<-changed
 
-	if err := assess(t, m.Dial(t, "/payments", "/risk", addr)); status.Code(err) != codes.Unavailable {
-		t.Errorf("an impostor: %v, want no connection", err)
-	}
+		if err := assess(t, m.Dial(t, "/payments", "/risk", addr)); status.Code(err) != codes.Unavailable {
+			t.Errorf("an impostor: %v, want no connection", err)
+		}
+	})
+	// Output:
 }
 
 // A process that is granted several identities chooses one, by its ID or by the hint that the operator gave it.
-func TestExampleSeveralIdentities(t *testing.T) {
-	t.Parallel()
-	ca, api := meshtest.NewCA(t, "bank.test"), meshtest.NewWorkloadAPI(t)
-	inside, outside := ca.SVID(t, "/gateway"), ca.SVID(t, "/public-gateway")
-	inside.Hint, outside.Hint = "internal", "external"
-	api.Send(meshtest.Response(t, ca.Bundle(), nil, inside, outside))
+func ExampleWorkloadAPI() {
+	test(func(t *testing.T) {
+		ca, api := meshtest.NewCA(t, "bank.test"), meshtest.NewWorkloadAPI(t)
+		inside, outside := ca.SVID(t, "/gateway"), ca.SVID(t, "/public-gateway")
+		inside.Hint, outside.Hint = "internal", "external"
+		api.Send(meshtest.Response(t, ca.Bundle(), nil, inside, outside))
 
-	source, err := identity.New(t.Context(), identity.WithSocket(api.Addr()), identity.WithHint("external"),
-		identity.WithLogger(slog.New(slog.DiscardHandler)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer source.Close()
-	if got := source.ID(); got != outside.ID {
-		t.Errorf("the identity is %s, want %s", got, outside.ID)
-	}
+		source, err := identity.New(t.Context(), identity.WithSocket(api.Addr()), identity.WithHint("external"),
+			identity.WithLogger(slog.New(slog.DiscardHandler)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer source.Close()
+		if got := source.ID(); got != outside.ID {
+			t.Errorf("the identity is %s, want %s", got, outside.ID)
+		}
+	})
+	// Output:
 }
 
 // The identity is withdrawn: the process holds on to nothing, and is back when it is granted again.
-func TestExampleAnIdentityIsWithdrawn(t *testing.T) {
-	t.Parallel()
-	m := meshtest.New(t, "bank.test", policy)
-	conn := m.Dial(t, "/payments", "/risk", m.Serve(t, "/risk", register))
-	source := m.Identity(t, "/payments")
+func ExampleMesh_API_withdrawn() {
+	test(func(t *testing.T) {
+		m := meshtest.New(t, "bank.test", policy)
+		conn := m.Dial(t, "/payments", "/risk", m.Serve(t, "/risk", register))
+		source := m.Identity(t, "/payments")
 
-	m.API(t, "/payments").Fail(status.Error(codes.PermissionDenied, "no identity issued"))
-	await(t, source, identity.StateWithdrawn)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	within(ctx, t, codes.Unavailable, func() error { return assess(t, conn) })
+		m.API(t, "/payments").Fail(status.Error(codes.PermissionDenied, "no identity issued"))
+		await(t, source, identity.StateWithdrawn)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		within(ctx, t, codes.Unavailable, func() error { return assess(t, conn) })
 
-	m.Rotate(t, "/payments")
-	within(ctx, t, codes.OK, func() error { return assess(t, conn) })
+		m.Rotate(t, "/payments")
+		within(ctx, t, codes.OK, func() error { return assess(t, conn) })
+	})
+	// Output:
 }

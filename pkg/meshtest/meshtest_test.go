@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -138,6 +139,37 @@ func TestRotateAuthorityCutsNobodyAndRetireDoes(t *testing.T) {
 	if err := assess(t, m.Dial(t, "/payments", "/risk", addr)); err != nil {
 		t.Errorf("with the newest authority: %v", err)
 	}
+}
+
+// What a new authority signed is shown to nobody who has not been sent its root.
+func TestRotateAuthorityFailsNoHandshake(t *testing.T) {
+	t.Parallel()
+	m := meshtest.New(t, "bank.test", policy)
+	addr := m.Serve(t, "/risk", register)
+	_ = m.Identity(t, "/payments")
+	stop, calls := make(chan struct{}), 0
+	var calling sync.WaitGroup
+	calling.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			conn := m.Dial(t, "/payments", "/risk", addr)
+			if err := assess(t, conn); err != nil {
+				t.Errorf("call %d: %v", calls, err)
+			}
+			_ = conn.Close()
+			calls++
+		}
+	})
+	for range 20 {
+		m.RotateAuthority(t)
+	}
+	close(stop)
+	calling.Wait()
+	t.Logf("%d calls, each on a connection of its own", calls)
 }
 
 func TestServeTakesServerOptions(t *testing.T) {
