@@ -98,7 +98,7 @@ func Bind(ctx context.Context) (release func() bool, err error) {
 	if !ok { // the call ends with the socket then, half a second later
 		return func() bool { return true }, nil
 	}
-	return context.AfterFunc(info.ctx, func() {
+	return context.AfterFunc(info.ctx, func() { //nolint:contextcheck // it is the connection's that ends the call
 		if e := info.ended.Load(); e != nil { // nil when the connection was closed and not cut
 			_ = stream.WriteStatus(status.Convert(e.status)) // it fails only when the connection is closed
 		}
