@@ -23,6 +23,7 @@ import (
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
 )
 
+// ATTACKS 21, 25: whatever there is in the identity's way, New waits for so long and then says what to do.
 func TestNewSaysWhatToDo(t *testing.T) {
 	t.Parallel()
 	executable, err := os.Executable()
@@ -53,7 +54,7 @@ func TestNewSaysWhatToDo(t *testing.T) {
 			return a.Addr()
 		}, []string{`asked for ID "spiffe://bank.test/payments"`, `offered ["spiffe://bank.test/risk"]`, "ask for one of those offered"}},
 		{"not a Workload API", api(status.Error(codes.Unimplemented, "unknown service")), []string{"no SPIFFE Workload API"}},
-		// ATTACKS 25
+		// ATTACKS 25: an address that is none is an error at once.
 		{"no scheme", at("/run/agent.sock"), []string{`"/run/agent.sock"`, "unix:///run/spire/agent.sock"}},
 		{"two slashes", at("unix://run/agent.sock"), []string{`"unix://run/agent.sock"`, "three slashes"}},
 		{"a relative path", at("unix:agent.sock"), []string{`"unix:agent.sock"`, "opaque"}},
