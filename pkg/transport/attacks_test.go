@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffegrpc/grpccredentials"
 	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
 	"google.golang.org/grpc/credentials"
@@ -80,7 +81,28 @@ func handshakeAttacks() []attack {
 			c.Certificates = []tls.Certificate{certificate(w.ca.Intermediate(t, foreign).SVID(t, "/payments"))}
 		}, "intermediate-trust-domain", true, false},
 		{9, "an expired SVID", with(expired), "rule validity", false, false},
+		{9, "an SVID that is not valid yet", with(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(5 * time.Minute) }), "rule validity", false, false},
+		{9, "an expired intermediate authority", func(t *testing.T, w *world, c *tls.Config) {
+			c.Certificates = []tls.Certificate{certificate(w.ca.Intermediate(t, expired).SVID(t, "/payments"))}
+		}, "rule validity", false, false},
+		{9, "an expired authority", func(t *testing.T, w *world, c *tls.Config) {
+			w.ca.NewRoot(t, expired)
+			w.trust(w.ca.Bundle())
+			c.Certificates = []tls.Certificate{certificate(w.ca.SVID(t, "/payments"))}
+		}, "rule path", false, false},
+		{10, "a trust domain whose bundle is empty", func(_ *testing.T, w *world, _ *tls.Config) {
+			w.trust(x509bundle.New(w.ca.TrustDomain()))
+		}, "its bundle is empty", false, false},
+		{11, "a leaf that is itself in the bundle", func(t *testing.T, w *world, c *tls.Config) {
+			thief, bundle := meshtest.NewCA(t, "bank.test").SVID(t, "/payments"), w.ca.Bundle()
+			bundle.AddX509Authority(thief.Certificates[0])
+			w.trust(bundle)
+			c.Certificates = []tls.Certificate{certificate(thief)}
+		}, "rule bundle-authorities", true, false},
 		{12, "an SVID that lives a year", with(meshtest.Lifetime(365 * 24 * time.Hour)), "leaf-lifetime", true, false},
+		{13, "a trust domain whose name begins like a trusted one", func(t *testing.T, _ *world, c *tls.Config) {
+			c.Certificates = []tls.Certificate{certificate(meshtest.NewCA(t, "bank.test.evil").SVID(t, "/payments"))}
+		}, "rule bundle", false, false},
 		{16, "TLS 1.2", func(_ *testing.T, _ *world, c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }, "version", true, false},
 		{16, "no ALPN", func(_ *testing.T, _ *world, c *tls.Config) { c.NextProtos = nil }, "ALPN", false, false},
 		{17, "a self-signed certificate", func(t *testing.T, _ *world, c *tls.Config) {

@@ -97,7 +97,7 @@ func newScene(t *testing.T, direction transport.Direction, svid func(t *testing.
 
 // sleepUntilExpiry makes the moment come at which the subject's SVID expires.
 func (s *scene) sleepUntilExpiry() {
-	time.Sleep(time.Until(s.subject.svid.Certificates[0].NotAfter))
+	pass(time.Until(s.subject.svid.Certificates[0].NotAfter))
 }
 
 // link connects the judge with a peer, with our credentials at the judge's end or with the ordinary ones.
@@ -108,7 +108,8 @@ func (s *scene) link(t *testing.T, peer *owner, ordinary bool) (*desk, *grpc.Cli
 		server, client = s.judgeEnd(peer.svid.ID, false, ordinary), s.peerEnd(peer, false)
 	}
 	d := openDesk(t, server, false)
-	return d, d.client(t, client)
+	conn := d.client(t, client)
+	return d, conn
 }
 
 // peerEnd is the credentials of a peer of the judge: go-spiffe's, so that nothing at its end interferes.
@@ -164,20 +165,32 @@ func spoilings() []spoiling {
 		return func(s *scene) { s.judge.set(func(o *owner) { o.svid, o.err = nil, err }) }
 	}
 	return []spoiling{
-		{"ATTACKS 36: its SVID expires", func(t *testing.T, s *scene) *x509svid.SVID { return s.ca.SVID(t, subjectID, meshtest.Lifetime(10*time.Second)) },
-			(*scene).sleepUntilExpiry, transport.Expired, "expired", "validity", gone, false},
+		{
+			"ATTACKS 36: its SVID expires", func(t *testing.T, s *scene) *x509svid.SVID {
+				return s.ca.SVID(t, subjectID, meshtest.Lifetime(10*time.Second))
+			},
+			(*scene).sleepUntilExpiry, transport.Expired, "expired", "validity", gone, false,
+		},
 		{"ATTACKS 36: its intermediate authority expires", func(t *testing.T, s *scene) *x509svid.SVID {
 			svid := s.ca.Intermediate(t, meshtest.Lifetime(10*time.Second)).SVID(t, subjectID)
 			return svid
-		}, func(s *scene) { time.Sleep(time.Until(s.subject.svid.Certificates[1].NotAfter)) }, transport.Expired, "expired", "validity", gone, false},
-		{"ATTACKS 37: its authority leaves the bundle", byOld, func(s *scene) { s.judge.trust(s.ca.Bundle(), s.partner.Bundle()) },
-			transport.Untrusted, "verifies no more", "path", gone, false},
-		{"its trust domain is no longer federated", func(t *testing.T, s *scene) *x509svid.SVID { return s.partner.SVID(t, subjectID) },
-			func(s *scene) { s.judge.trust(s.ca.Bundle()) }, transport.Untrusted, "not trusted", "bundle", gone, false},
-		{"ATTACKS 10: the bundle of its trust domain is empty", func(t *testing.T, s *scene) *x509svid.SVID { return s.partner.SVID(t, subjectID) },
-			func(s *scene) { s.judge.trust(s.ca.Bundle(), x509bundle.New(s.partner.TrustDomain())) }, transport.Untrusted, "is empty", "bundle", gone, false},
-		{"ATTACKS 37: its ID is revoked", plain, func(s *scene) { s.list.revoke(identity.Revocation{ID: s.subject.svid.ID, Entry: "policy:7"}) },
-			transport.Revoked, "policy:7", "not-revoked", gone, false},
+		}, func(s *scene) { pass(time.Until(s.subject.svid.Certificates[1].NotAfter)) }, transport.Expired, "expired", "validity", gone, false},
+		{
+			"ATTACKS 37: its authority leaves the bundle", byOld, func(s *scene) { s.judge.trust(s.ca.Bundle(), s.partner.Bundle()) },
+			transport.Untrusted, "verifies no more", "path", gone, false,
+		},
+		{
+			"its trust domain is no longer federated", func(t *testing.T, s *scene) *x509svid.SVID { return s.partner.SVID(t, subjectID) },
+			func(s *scene) { s.judge.trust(s.ca.Bundle()) }, transport.Untrusted, "not trusted", "bundle", gone, false,
+		},
+		{
+			"ATTACKS 10: the bundle of its trust domain is empty", func(t *testing.T, s *scene) *x509svid.SVID { return s.partner.SVID(t, subjectID) },
+			func(s *scene) { s.judge.trust(s.ca.Bundle(), x509bundle.New(s.partner.TrustDomain())) }, transport.Untrusted, "is empty", "bundle", gone, false,
+		},
+		{
+			"ATTACKS 37: its ID is revoked", plain, func(s *scene) { s.list.revoke(identity.Revocation{ID: s.subject.svid.ID, Entry: "policy:7"}) },
+			transport.Revoked, "policy:7", "not-revoked", gone, false,
+		},
 		{"ATTACKS 37: its serial number is revoked", plain, func(s *scene) {
 			s.list.revoke(identity.Revocation{Serial: fmt.Sprintf("%x", s.subject.svid.Certificates[0].SerialNumber), Entry: "policy:8"})
 		}, transport.Revoked, "policy:8", "not-revoked", gone, false},
@@ -294,7 +307,7 @@ func cut(t *testing.T, c spoiling, direction transport.Direction) {
 	if got := s.conns.Held(); got != want {
 		t.Errorf("the registry holds %d connections", got)
 	}
-	time.Sleep(time.Second) // at the very moment of its expiry a certificate is still valid
+	pass(time.Second) // at the very moment of its expiry a certificate is still valid
 	s.refused(t, c, bad)
 	ordinary.goesOn(t, "the subject under the ordinary configuration, later")
 }

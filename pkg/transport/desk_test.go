@@ -60,6 +60,8 @@ func openDesk(t testing.TB, creds credentials.TransportCredentials, loopback boo
 }
 
 // wait takes as long as its request says.
+//
+//nolint:revive // the order of the arguments is gRPC's
 func (d *desk) wait(_ any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
 	var how durationpb.Duration
 	if err := decode(&how); err != nil {
@@ -187,10 +189,10 @@ func feed(ctx context.Context, t testing.TB, conn *grpc.ClientConn, size int64) 
 		}
 	}
 	ended := make(chan error, 1)
+	server, _ := peer.FromContext(stream.Context()) //nolint:contextcheck // it is the stream that knows its connection
 	go func() {
 		for {
 			if err := stream.RecvMsg(&message); err != nil {
-				server, _ := peer.FromContext(stream.Context())
 				ended <- transport.Leave(server, err)
 				return
 			}

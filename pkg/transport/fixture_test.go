@@ -115,6 +115,12 @@ func (w *world) id(path string) spiffeid.ID {
 	return spiffeid.RequireFromPath(w.ca.TrustDomain(), path)
 }
 
+// trust replaces the bundles of both ends.
+func (w *world) trust(bundles ...*x509bundle.Bundle) {
+	w.server.trust(bundles...)
+	w.client.trust(bundles...)
+}
+
 // serve starts a gRPC server that has the health service, and returns its address.
 func serve(t testing.TB, creds credentials.TransportCredentials) string {
 	t.Helper()
@@ -180,6 +186,9 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		<-time.After(2 * time.Millisecond)
 	}
 }
+
+// pass lets time go by: for callers that rest between calls, and for tests in a bubble, whose clock it moves on.
+func pass(d time.Duration) { <-time.After(d) }
 
 // journal is a log that a test reads.
 type journal struct {

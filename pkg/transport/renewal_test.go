@@ -28,7 +28,7 @@ func callers(ctx context.Context, conn *grpc.ClientConn, pause time.Duration) (c
 					first.CompareAndSwap(nil, &err)
 				}
 				count.Add(1)
-				time.Sleep(pause)
+				pass(pause)
 			}
 		})
 	}
@@ -287,7 +287,7 @@ func TestAConnectionIsCutAfterAClockJump(t *testing.T) {
 				idle := feed(t.Context(), t, conn, 0)
 				for _, jump := range c.jumps {
 					ahead.Add(int64(jump))
-					time.Sleep(time.Second)
+					pass(time.Second)
 					synctest.Wait()
 				}
 				select {
