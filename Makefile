@@ -172,7 +172,7 @@ alerts: ## Check the alert rules and the Prometheus configuration, and test the 
 
 .PHONY: ci
 ci: ## All that has to pass before a change goes in
-	@for step in generate-check lint tidy-check standalone cross alerts test vuln; do \
+	@for step in generate-check conformance-check lint tidy-check standalone cross alerts test vuln; do \
 		echo "=== $$step"; start=$$SECONDS; $(MAKE) $$step || exit 1; echo "--- $$step: $$((SECONDS - start)) s"; \
 	done
 
