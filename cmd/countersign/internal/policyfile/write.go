@@ -25,6 +25,9 @@ func update(ctx context.Context, path string, change func(text string) (string, 
 	if err != nil {
 		return time.Time{}, fmt.Errorf("find the policy file: %w", err)
 	}
+	if ctx.Err() != nil {
+		return time.Time{}, fmt.Errorf("change %s: %w", path, context.Cause(ctx))
+	}
 	for {
 		at, err := attempt(ctx, path, change)
 		if !errors.Is(err, errChanged) {
