@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
 )
 
 // guardedStream asks again once another policy is in force: at each message, and when nothing moves too. While the policy is
@@ -20,6 +21,8 @@ type guardedStream struct {
 	policy atomic.Pointer[Policy]
 	// denial is the error that ended the stream; nil while it is allowed.
 	denial atomic.Pointer[error]
+	// deciding is held while the policy is asked, so that each stream is decided on, and that recorded, once a policy.
+	deciding sync.Mutex
 }
 
 func newGuardedStream(ss grpc.ServerStream, guard *Guard, method string, policy *Policy) *guardedStream {
@@ -70,22 +73,47 @@ func (s *guardedStream) SendMsg(m any) error {
 	return s.ServerStream.SendMsg(m)
 }
 
+// recheck asks again if another policy is in force than the one that let the stream in last.
 func (s *guardedStream) recheck() error {
-	if denial := s.denial.Load(); denial != nil {
-		return *denial
+	if settled, err := s.settled(); settled {
+		return err
 	}
-	held := s.policy.Load()
-	if s.guard.policies.Policy() == held {
-		return nil
+	s.deciding.Lock()
+	defer s.deciding.Unlock()
+	if settled, err := s.settled(); settled { // by another goroutine meanwhile
+		return err
 	}
 	policy, err := s.guard.check(s.ServerStream.Context(), s.method)
 	if err != nil {
-		s.denial.CompareAndSwap(nil, &err)
-		s.end(err)
+		s.deny(err)
 		return err
 	}
-	s.policy.CompareAndSwap(held, policy)
+	s.policy.Store(policy)
 	return nil
+}
+
+// settled reports whether the stream was decided on by the policy in force or for good, and the error if it was denied.
+func (s *guardedStream) settled() (settled bool, err error) {
+	if denial := s.denial.Load(); denial != nil {
+		return true, *denial
+	}
+	return s.guard.policies.Policy() == s.policy.Load(), nil
+}
+
+// deny ends the stream with err, for its caller and for its handler, whatever the handler is doing: one that waits in SendMsg for a client that
+// reads nothing would not see the end of its context, and one that does not look would hold the caller's stream open.
+func (s *guardedStream) deny(err error) {
+	s.denial.Store(&err)
+	s.end(err)
+	if w, ok := grpc.ServerTransportStreamFromContext(s.ServerStream.Context()).(statusWriter); ok {
+		_ = w.WriteStatus(status.Convert(err)) // it fails only when the connection is closed
+	}
+}
+
+// statusWriter is what gRPC's own stream has beside the methods of grpc.ServerTransportStream. It ends the stream, like a handler that returns;
+// a status that comes later is dropped.
+type statusWriter interface {
+	WriteStatus(st *status.Status) error
 }
 
 // result is what the caller is told: the denial, whatever the handler made of it.

@@ -152,7 +152,7 @@ func checkEnds(t *testing.T, ends map[string]<-chan end, from time.Time, want []
 				t.Errorf("%s ended after %v with %v, want one of %v; its handler found %v", name, after, over.err, want, over.fault)
 			}
 			t.Logf("%-50s %8s %v", name, after.Round(time.Millisecond), over.err)
-		case <-time.After(time.Until(from) + 5*promise):
+		case <-time.After(max(time.Until(from)+5*promise, promise/10)):
 			t.Errorf("%s goes on", name)
 		}
 	}
