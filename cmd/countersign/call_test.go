@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -45,10 +44,6 @@ func (p patient) WatchPayments(_ *paymentsv1.WatchPaymentsRequest, stream grpc.S
 
 func TestACallThatDidNotEndByItselfFailsUnlessItIsAStreamAndCtrlCEndedIt(t *testing.T) {
 	t.Parallel()
-	policy, err := os.ReadFile(filepath.Join("..", "..", "deploy", "policy", "bank.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	account := `{"account_id": "acc-` + strings.Repeat("a", 26) + `"}`
 	for name, test := range map[string]struct {
 		method    string
@@ -65,7 +60,7 @@ func TestACallThatDidNotEndByItselfFailsUnlessItIsAStreamAndCtrlCEndedIt(t *test
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			m := meshtest.New(t, "bank.test", string(policy))
+			m := meshtest.Open(t, "bank.test", filepath.Join("..", "..", "deploy", "policy", "bank.yaml"))
 			m.Identity(t, "/operator")
 			socket := m.API(t, "/operator").Addr()
 			bank := patient{begun: make(chan struct{})}

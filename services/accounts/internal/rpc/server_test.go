@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"regexp"
 	"sync"
@@ -67,16 +66,12 @@ type bank struct {
 
 func newBank(t *testing.T) *bank {
 	t.Helper()
-	policy, err := os.ReadFile(filepath.Join("..", "..", "..", "..", "deploy", "policy", "bank.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	s, err := store.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "accounts.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() }) // a test may have closed it before
-	b := &bank{mesh: meshtest.New(t, "bank.test", string(policy)), ledger: &ledger{}, store: s}
+	b := &bank{mesh: meshtest.Open(t, "bank.test", filepath.Join("..", "..", "..", "..", "deploy", "policy", "bank.yaml")), ledger: &ledger{}, store: s}
 	ledgerAddr := b.mesh.Serve(t, "/ledger", func(r grpc.ServiceRegistrar) { ledgerv1.RegisterLedgerServiceServer(r, b.ledger) })
 	conn := b.mesh.Dial(t, "/accounts", "/ledger", ledgerAddr, mesh.WithServiceConfig(books.ServiceConfig))
 	b.addr = b.mesh.Serve(t, "/accounts", func(r grpc.ServiceRegistrar) {

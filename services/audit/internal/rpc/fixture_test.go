@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -37,11 +36,7 @@ type fixture struct {
 
 func start(t *testing.T, opts ...rpc.Option) *fixture {
 	t.Helper()
-	policy, err := os.ReadFile("../../../../deploy/policy/bank.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &fixture{mesh: meshtest.New(t, "bank.test", string(policy)), store: openStore(t)}
+	f := &fixture{mesh: meshtest.Open(t, "bank.test", "../../../../deploy/policy/bank.yaml"), store: openStore(t)}
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	records := own.NewQueue("spiffe://bank.test/audit", f.store, audit.WithLogger(log), audit.WithBatch(100, 5*time.Millisecond))
 	run(t, records)

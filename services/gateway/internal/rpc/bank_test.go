@@ -3,7 +3,6 @@ package rpc_test
 import (
 	"context"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -155,11 +154,7 @@ func (b *behind) ListEntries(_ context.Context, req *ledgerv1.ListEntriesRequest
 // the mobile app's client.
 func newBank(t *testing.T) (*behind, mobilev1.MobileBankServiceClient) {
 	t.Helper()
-	policy, err := os.ReadFile(filepath.Join("..", "..", "..", "..", "deploy", "policy", "bank.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := meshtest.New(t, "bank.test", string(policy))
+	m := meshtest.Open(t, "bank.test", filepath.Join("..", "..", "..", "..", "deploy", "policy", "bank.yaml"))
 	b := &behind{errs: map[string][]error{}, balances: map[string][]*moneyv1.Money{}, entries: &ledgerv1.ListEntriesResponse{}}
 	b.accounts = []*accountsv1.Account{account(aliceAccount, "alice"), account(bobAccount, "bob")}
 	b.payment = &paymentsv1.Payment{PayerAccountId: aliceAccount, PayeeAccountId: bobAccount}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"database/sql"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -39,16 +38,12 @@ type service struct {
 
 func newService(t *testing.T) *service {
 	t.Helper()
-	policy, err := os.ReadFile("../../../../deploy/policy/bank.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
 	db, err := database.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "ledger.db"), migrations.FS)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = db.Close() }) // a test may have closed it before
-	s := &service{mesh: meshtest.New(t, "bank.test", string(policy)), db: db, log: &logBuffer{}}
+	s := &service{mesh: meshtest.Open(t, "bank.test", "../../../../deploy/policy/bank.yaml"), db: db, log: &logBuffer{}}
 	s.addr = s.mesh.Serve(t, "/ledger", func(r grpc.ServiceRegistrar) {
 		ledgerv1.RegisterLedgerServiceServer(r, rpc.New(store.New(db), slog.New(slog.NewTextHandler(s.log, nil))))
 	})

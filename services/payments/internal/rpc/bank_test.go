@@ -3,7 +3,6 @@ package rpc_test
 import (
 	"context"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -135,11 +134,7 @@ type bank struct {
 
 func newBank(t *testing.T) *bank {
 	t.Helper()
-	policy, err := os.ReadFile(filepath.Join("..", "..", "..", "..", "deploy", "policy", "bank.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &bank{mesh: meshtest.New(t, "bank.test", string(policy)), around: &around{
+	b := &bank{mesh: meshtest.Open(t, "bank.test", filepath.Join("..", "..", "..", "..", "deploy", "policy", "bank.yaml")), around: &around{
 		hooks:   map[string]func(context.Context) error{},
 		verdict: &riskv1.AssessPaymentResponse{Verdict: riskv1.Verdict_VERDICT_ALLOW},
 		posted:  map[string]*ledgerv1.PostTransferRequest{},

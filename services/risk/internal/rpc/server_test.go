@@ -4,7 +4,6 @@ import (
 	"database/sql"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -37,10 +36,6 @@ type service struct {
 
 func newService(t *testing.T) *service {
 	t.Helper()
-	policy, err := os.ReadFile("../../../../deploy/policy/bank.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
 	held, err := rules.Load("../../../../deploy/risk/bank.yaml")
 	if err != nil {
 		t.Fatal(err)
@@ -50,7 +45,7 @@ func newService(t *testing.T) *service {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = db.Close() }) // a test may have closed it before
-	s := &service{mesh: meshtest.New(t, "bank.test", string(policy)), db: db}
+	s := &service{mesh: meshtest.Open(t, "bank.test", "../../../../deploy/policy/bank.yaml"), db: db}
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	s.addr = s.mesh.Serve(t, "/risk", func(r grpc.ServiceRegistrar) {
 		riskv1.RegisterRiskServiceServer(r, rpc.New(held, store.New(db), log))
