@@ -118,10 +118,7 @@ func (p *Process) join(ctx context.Context, o runOptions) error {
 	p.conns = transport.NewRegistry(p.Identity, transport.WithLogger(p.Log))
 	p.Defer(p.conns.Close)
 	p.conns.Heed(p.Policy) // what has no server, and what is dialled before there is one
-	p.Ready("identity", func(context.Context) error {
-		_, err := p.Identity.GetX509SVID()
-		return err
-	})
+	p.Ready("identity", p.Identity.Ready)
 	return p.Metrics.Register(newProcessMetrics(p.Identity, p.Policy, p.conns))
 }
 

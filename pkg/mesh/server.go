@@ -158,10 +158,14 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 		}
 		return <-drained
 	case err := <-drained:
-		if err == nil {
-			err = <-served // nil after a stop
+		if err != nil {
+			return err
 		}
-		return err
+		// Nil after a stop, unless ctx ended before there was anything to stop.
+		if err := <-served; !errors.Is(err, grpc.ErrServerStopped) {
+			return err
+		}
+		return nil
 	}
 }
 
