@@ -91,8 +91,8 @@ func (c *conn) plan(now time.Time) {
 		c.next, c.due = expire, c.verified.NotAfter
 		return
 	}
-	c.next, c.due = renew, now.Add(left*45/100+rand.N(left/10)) //nolint:gosec // it spreads load, it hides nothing
-	c.retireAt = now.Add(left * 9 / 10)
+	c.next, c.due = renew, now.Add(left/100*45+rand.N(left/10)) //nolint:gosec // it spreads load, it hides nothing
+	c.retireAt = now.Add(left / 10 * 9)
 }
 
 // expires is when one end or the other cuts the connection at the latest.

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/countersign-mesh/countersign/pkg/identity"
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
 	"github.com/countersign-mesh/countersign/pkg/transport"
 )
@@ -259,6 +260,27 @@ func TestAStreamEndsBeforeTheSVIDExpires(t *testing.T) {
 			})
 		})
 	}
+}
+
+// SVIDs that live for decades, where a verifier lets them, make connections that are not renewed at once.
+func TestALongLifeIsNotTakenForAShortOne(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		decades := meshtest.Lifetime(50 * 365 * 24 * time.Hour)
+		ca := meshtest.NewCA(t, "bank.test", decades)
+		server, client := newOwner(ca.SVID(t, "/ledger", decades), ca.Bundle()), newOwner(ca.SVID(t, "/payments", decades), ca.Bundle())
+		patient := func(id *owner) transport.Option {
+			return transport.WithVerifier(identity.NewVerifier(id, identity.WithMaxLifetime(0)))
+		}
+		inbound, outbound := newRegistry(t, server, patient(server)), newRegistry(t, client, patient(client))
+		conn := openDesk(t, inbound.Server(), false).client(t, outbound.Client(server.svid.ID))
+		if err := wait(t.Context(), conn, 10*time.Second); err != nil {
+			t.Error(err)
+		}
+		if renewed := inbound.Stats().Renewed; renewed > 0 {
+			t.Errorf("renewed %d times", renewed)
+		}
+	})
 }
 
 // ATTACKS 38 and 39: timers do not see that a machine slept or that its clock was set. A connection is cut within a second of
