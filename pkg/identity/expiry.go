@@ -47,6 +47,17 @@ func (s *Source) noteExpiry() {
 	s.broadcast()
 }
 
+// patience returns how long to leave the Workload API alone between two attempts at most: a tenth of what is left of the SVID, so that an API
+// that comes and goes is not missed each time until it is too late, and never more than lastRetry.
+func (s *Source) patience() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held == nil || s.withdrawn || s.expired() {
+		return lastRetry
+	}
+	return min(lastRetry, max(firstRetry, s.held.notAfter.Sub(s.opts.now())/10))
+}
+
 // isOverdue reports whether the API has let the SVID expire. While the identity is withdrawn there is no other to come.
 func (s *Source) isOverdue() bool {
 	s.mu.Lock()

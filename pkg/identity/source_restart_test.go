@@ -96,3 +96,24 @@ func densest(times []time.Time, window time.Duration) int {
 	}
 	return most
 }
+
+// An SVID that is about to expire makes the attempts more frequent: an API that is up for moments only would else be missed each time.
+func TestSourceIsLessPatientTheLessIsLeft(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t) // an SVID of an hour
+	for _, c := range []struct {
+		name     string
+		jump     time.Duration
+		min, max time.Duration
+	}{
+		{"most of an hour left", 0, 2 * time.Second, 2 * time.Second},
+		{"ten seconds left", 59*time.Minute + 50*time.Second, 800 * time.Millisecond, time.Second},
+		{"a second left", 9 * time.Second, 250 * time.Millisecond, 250 * time.Millisecond},
+		{"expired", time.Minute, 2 * time.Second, 2 * time.Second},
+	} {
+		f.clock.jump(c.jump)
+		if got := f.source.Patience(); got < c.min || got > c.max {
+			t.Errorf("%s: %v, want %v to %v", c.name, got, c.min, c.max)
+		}
+	}
+}

@@ -40,17 +40,17 @@ func (s *Source) watch(ctx context.Context, e endpoint) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(backoff(attempt)):
+		case <-time.After(backoff(attempt, s.patience())):
 		}
 	}
 }
 
-// backoff returns how long to wait before the next attempt: twice as long each time, and spread, so that the many
+// backoff returns how long to wait before the next attempt: twice as long each time up to a limit, and spread, so that the many
 // clients of an API that restarts do not come back at once.
-func backoff(attempt int) time.Duration {
-	ceiling := lastRetry
+func backoff(attempt int, limit time.Duration) time.Duration {
+	ceiling := limit
 	if attempt < 3 { // a shift that cannot overflow
-		ceiling = firstRetry << attempt
+		ceiling = min(limit, firstRetry<<attempt)
 	}
 	return ceiling/5 + rand.N(ceiling*4/5) //nolint:gosec // it spreads load, it hides nothing
 }

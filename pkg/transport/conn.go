@@ -51,9 +51,9 @@ const (
 	drop
 )
 
-// shortLife is how much must be left of both SVIDs for a connection to be renewed. With less it is not worth another handshake, and the
-// SVID is likely one that nobody renews.
-const shortLife = 2 * time.Second
+// shortLife is how much must be left of both SVIDs for a connection to be renewed. A peer whose SVID nobody renews comes again and again while it
+// can, each time with half as much left; this ends that.
+const shortLife = 250 * time.Millisecond
 
 // newConn returns a connection whose peer was verified. own is when the own SVID expires that it was made with.
 func newConn(r *Registry, direction Direction, raw net.Conn, tlsConn *tls.Conn, peer *identity.Peer, own time.Time) *conn {

@@ -46,24 +46,24 @@ type Conn struct {
 func (r *Registry) Conns() []Conn {
 	live := r.live()
 	slices.SortFunc(live, func(a, b *conn) int { return cmp.Compare(a.seq, b.seq) })
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	conns := make([]Conn, len(live))
 	for i, c := range live {
-		conns[i] = r.snapshot(c)
+		conns[i] = c.snapshot()
 	}
 	return conns
 }
 
-func (r *Registry) snapshot(c *conn) Conn {
-	r.mu.Lock()
-	peer, expires := c.verified, c.expires()
-	r.mu.Unlock()
+// snapshot returns the connection as it is now. The caller holds the registry's lock.
+func (c *conn) snapshot() Conn {
 	return Conn{
 		Seq:        c.seq,
-		Peer:       peer,
+		Peer:       c.verified,
 		Direction:  c.direction,
 		RemoteAddr: c.RemoteAddr().String(),
 		Opened:     c.opened,
-		Expires:    expires,
+		Expires:    c.expires(),
 		Calls:      c.info.calls.Load(),
 	}
 }

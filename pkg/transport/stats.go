@@ -156,20 +156,11 @@ func (r *Registry) Cuts() []Cut {
 	return cuts
 }
 
-// note takes note of the end of a connection.
-func (r *Registry) note(c *conn, why *ending) {
-	if why.reason == "" {
-		r.opts.log.Debug("connection ended", "peer", c.info.peer.ID.String(), "direction", c.direction.String(), "reason", why.detail)
-		return
+// cut takes note of a cut.
+func (t *tally) cut(c Cut) {
+	t.cuts[CutKind{c.Direction, c.Reason}]++
+	if len(t.last) == 2*maxCuts {
+		t.last = slices.Delete(t.last, 0, maxCuts)
 	}
-	cut := Cut{Conn: r.snapshot(c), Reason: why.reason, Detail: why.detail.Error(), Time: r.opts.now()}
-	r.mu.Lock()
-	r.tally.cuts[CutKind{c.direction, why.reason}]++
-	if len(r.tally.last) == 2*maxCuts {
-		r.tally.last = slices.Delete(r.tally.last, 0, maxCuts)
-	}
-	r.tally.last = append(r.tally.last, cut)
-	r.mu.Unlock()
-	r.opts.log.Warn("connection cut", "peer", cut.Peer.ID.String(), "serial", cut.Peer.Serial,
-		"direction", cut.Direction.String(), "remote", cut.RemoteAddr, "reason", string(cut.Reason), "detail", cut.Detail)
+	t.last = append(t.last, c)
 }

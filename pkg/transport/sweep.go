@@ -2,6 +2,8 @@ package transport
 
 import (
 	"container/heap"
+	"context"
+	"log/slog"
 	"time"
 )
 
@@ -107,22 +109,42 @@ func (r *Registry) first() (c *conn, due stage, wait time.Duration) {
 // end marks a connection dead: the calls on it end, and no more are let in. Its socket is closed at once when it was dialled here, as nothing
 // that such a server says is to be believed; and in a while when it was accepted, so that calls in flight get their status.
 func (r *Registry) end(c *conn, why *ending) {
-	r.mu.Lock()
-	first := c.info.ended.CompareAndSwap(nil, why)
-	if first && c.index >= 0 {
-		c.next, c.due = drop, r.opts.now().Add(linger)
-		heap.Fix(&r.queue, c.index)
-		r.poke(c)
-	}
-	r.mu.Unlock()
-	if !first {
+	if !r.mark(c, why) {
 		return
 	}
 	c.info.end(why.status)
 	if c.direction == Outbound {
 		r.drop(c)
 	}
-	r.note(c, why)
+	log, level := r.opts.log, slog.LevelWarn
+	if why.reason == "" {
+		level = slog.LevelDebug
+	}
+	log.Log(context.Background(), level, "connection ended", "peer", c.info.peer.ID.String(), "serial", c.info.peer.Serial,
+		"direction", c.direction.String(), "remote", c.RemoteAddr().String(), "reason", string(why.reason), "detail", why.detail)
+}
+
+// mark makes the end of a connection known. It reports whether it was the first to do so. Whoever sees the connection dead finds it counted.
+func (r *Registry) mark(c *conn, why *ending) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c.info.ended.Load() != nil {
+		return false
+	}
+	if why.reason != "" {
+		r.tally.cut(Cut{Conn: c.snapshot(), Reason: why.reason, Detail: why.detail.Error(), Time: r.opts.now()})
+	}
+	c.info.ended.Store(why)
+	if c.index >= 0 {
+		c.next, c.due = drop, r.opts.now().Add(linger)
+		heap.Fix(&r.queue, c.index)
+		r.poke(c)
+	}
+	if c.direction == Inbound && !r.closed {
+		// A peer that is good by another SVID calls elsewhere from now on.
+		r.tasks.Go(func() { _ = c.frames.goAway() }) // it fails only when the connection is closed
+	}
+	return true
 }
 
 // drop closes a connection that has ended and forgets it. It closes the socket and not the TLS connection, which would first wait for
