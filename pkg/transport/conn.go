@@ -47,8 +47,6 @@ const (
 	retire
 	// expire cuts the connection: its peer's SVID has expired.
 	expire
-	// drop closes the socket of a connection that has ended.
-	drop
 )
 
 // shortLife is how much must be left of both SVIDs for a connection to be renewed. A peer whose SVID nobody renews comes again and again while it

@@ -72,7 +72,7 @@ func (c *conn) snapshot() Conn {
 func (r *Registry) live() []*conn {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(r.queue), func(c *conn) bool { return c.info.ended.Load() != nil })
+	return slices.Clone(r.queue)
 }
 
 // add takes a connection in. It fails when the peer is no longer good by now.
@@ -85,7 +85,9 @@ func (r *Registry) add(c *conn, sweep uint64) error {
 	r.opened++
 	c.seq = r.opened
 	heap.Push(&r.queue, c)
-	r.poke(c)
+	if c.index == 0 {
+		r.poke()
+	}
 	r.mu.Unlock()
 	// A change of the bundles between the verification and this moment has not seen the connection: it counts the sweep first and lists
 	// the connections then.
@@ -120,19 +122,16 @@ func (r *Registry) keep(c *conn, peer *identity.Peer) {
 	defer r.mu.Unlock()
 	same := peer.NotAfter.Equal(c.verified.NotAfter)
 	c.verified = peer
-	if c.index < 0 || same || c.next == drop {
+	if c.index < 0 || same {
 		return
 	}
 	c.plan(r.opts.now())
 	heap.Fix(&r.queue, c.index)
-	r.poke(c)
+	r.poke()
 }
 
-// poke wakes attend when what is due first is due for c. The caller holds mu.
-func (r *Registry) poke(c *conn) {
-	if c.index != 0 {
-		return
-	}
+// poke wakes attend: something is due earlier than before.
+func (r *Registry) poke() {
 	select {
 	case r.wake <- struct{}{}:
 	default:

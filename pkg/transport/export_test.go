@@ -25,7 +25,7 @@ func (r *Registry) Live() int { return len(r.live()) }
 func (r *Registry) Held() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.queue)
+	return len(r.queue) + len(r.dead)
 }
 
 // Failures lists every reason that a handshake can fail for.

@@ -223,3 +223,27 @@ func TestAConnectionIsCutAfterAClockJump(t *testing.T) {
 		})
 	}
 }
+
+// ATTACKS 39: the socket of a connection that was cut is closed in time though the clock is set back at that moment.
+func TestAClockThatIsSetBackKeepsNoDeadConnectionOpen(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var ahead atomic.Int64
+		w := newWorld(t)
+		clock := func() time.Time { return time.Now().Round(0).Add(time.Duration(ahead.Load())) }
+		w.inbound = newRegistry(t, w.server, transport.WithClock(clock))
+		conn := openDesk(t, w.inbound.Server(), false).client(t, w.outbound.Client(w.id("/ledger")))
+		idle := feed(t.Context(), t, conn, 0)
+		pass(time.Second)
+		w.server.trust()
+		synctest.Wait()
+		ahead.Add(-int64(time.Hour))
+		if err := <-idle; status.Code(err) != codes.Unauthenticated {
+			t.Errorf("the stream ended: %v", err)
+		}
+		pass(time.Second)
+		if got := w.inbound.Held(); got != 0 {
+			t.Errorf("%d connections are held a second later", got)
+		}
+	})
+}

@@ -2,8 +2,7 @@ package transport
 
 import (
 	"container/heap"
-	"context"
-	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -67,7 +66,7 @@ func (r *Registry) attendAll() time.Duration {
 		c, stage, wait := r.first()
 		switch {
 		case c == nil:
-			return wait
+			return min(wait, r.bury())
 		case stage == renew:
 			// It can block for as long as the peer reads nothing.
 			r.tasks.Go(func() { _ = c.frames.goAway() }) // it fails only when the connection is closed
@@ -75,8 +74,6 @@ func (r *Registry) attendAll() time.Duration {
 			r.end(c, renewed())
 		case stage == expire:
 			r.end(c, expired())
-		case stage == drop:
-			r.drop(c)
 		}
 	}
 }
@@ -96,7 +93,7 @@ func (r *Registry) first() (c *conn, due stage, wait time.Duration) {
 	}
 	due = c.next
 	switch {
-	case due != drop && !now.Before(c.verified.NotAfter):
+	case !now.Before(c.verified.NotAfter):
 		due = expire // the machine slept over what comes before, or its clock was set
 	case due == renew:
 		c.next, c.due = retire, c.retireAt
@@ -116,12 +113,13 @@ func (r *Registry) end(c *conn, why *ending) {
 	if c.direction == Outbound {
 		r.drop(c)
 	}
-	log, level := r.opts.log, slog.LevelWarn
+	log := r.opts.log.With("peer", c.info.peer.ID.String(), "serial", c.info.peer.Serial,
+		"direction", c.direction.String(), "remote", c.RemoteAddr().String(), "detail", why.detail)
 	if why.reason == "" {
-		level = slog.LevelDebug
+		log.Debug("connection ended")
+		return
 	}
-	log.Log(context.Background(), level, "connection ended", "peer", c.info.peer.ID.String(), "serial", c.info.peer.Serial,
-		"direction", c.direction.String(), "remote", c.RemoteAddr().String(), "reason", string(why.reason), "detail", why.detail)
+	log.Warn("connection cut", "reason", string(why.reason))
 }
 
 // mark makes the end of a connection known. It reports whether it was the first to do so. Whoever sees the connection dead finds it counted.
@@ -136,15 +134,42 @@ func (r *Registry) mark(c *conn, why *ending) bool {
 	}
 	c.info.ended.Store(why)
 	if c.index >= 0 {
-		c.next, c.due = drop, r.opts.now().Add(linger)
-		heap.Fix(&r.queue, c.index)
-		r.poke(c)
+		heap.Remove(&r.queue, c.index)
 	}
 	if c.direction == Inbound && !r.closed {
+		r.dead = append(r.dead, dead{c, time.Now().Add(linger)})
+		r.poke()
 		// A peer that is good by another SVID calls elsewhere from now on.
 		r.tasks.Go(func() { _ = c.frames.goAway() }) // it fails only when the connection is closed
 	}
 	return true
+}
+
+// dead is an inbound connection that has ended and whose socket is still open.
+type dead struct {
+	*conn
+	// until is by the monotonic clock: a wall clock that is set back keeps no socket open.
+	until time.Time
+}
+
+// bury closes the sockets of connections that ended a while ago, and returns how long to wait until there is another.
+func (r *Registry) bury() time.Duration {
+	now := time.Now()
+	r.mu.Lock()
+	n := slices.IndexFunc(r.dead, func(d dead) bool { return d.until.After(now) })
+	wait := look
+	if n < 0 {
+		n = len(r.dead)
+	} else {
+		wait = min(look, r.dead[n].until.Sub(now))
+	}
+	due := slices.Clone(r.dead[:n])
+	r.dead = slices.Delete(r.dead, 0, n)
+	r.mu.Unlock()
+	for _, d := range due {
+		r.drop(d.conn)
+	}
+	return wait
 }
 
 // drop closes a connection that has ended and forgets it. It closes the socket and not the TLS connection, which would first wait for

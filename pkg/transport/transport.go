@@ -55,7 +55,8 @@ type Registry struct {
 	verifier atomic.Pointer[identity.Verifier]
 
 	mu     sync.Mutex
-	queue  queue // the connections, the one that something is due for first
+	queue  queue  // the live connections, the one that something is due for first
+	dead   []dead // those that have ended and whose socket is still open, the oldest first
 	opened uint64
 	closed bool
 	lists  []RevocationList
@@ -161,6 +162,9 @@ func (r *Registry) Close() error {
 	r.mu.Lock()
 	r.closed = true
 	all := slices.Clone(r.queue)
+	for _, d := range r.dead {
+		all = append(all, d.conn)
+	}
 	r.mu.Unlock()
 	for _, c := range all {
 		r.end(c, closing())
