@@ -61,6 +61,7 @@ demo: build ## Play the story against the running mesh
 test: ## Vet and test all modules, with the race detector; starts the real binaries too
 	go vet work
 	go test -race work
+	go test ./pkg/transport # what cannot run under the race detector; see bubble_test.go there
 
 .PHONY: e2e
 e2e: ## Test the real binaries only, and say what each test saw

@@ -102,8 +102,12 @@ func (p *Policy) addRevocations(revoked []*policyv1.Revocation) error {
 		}
 		entries = append(entries, entry)
 	}
-	p.revoked = identity.NewRevocations(entries...)
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	var err error
+	p.revoked, err = identity.NewRevocations(entries...)
+	return err
 }
 
 // errNoPath is why a trust domain alone names no peer (X509-SVID §5.2: a leaf's ID has a path).

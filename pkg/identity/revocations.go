@@ -1,8 +1,13 @@
 package identity
 
 import (
+	"crypto/sha1" //nolint:gosec // see namesOf
+	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"math/big"
 	"strings"
@@ -14,7 +19,7 @@ import (
 type Revocation struct {
 	// ID is a workload's SPIFFE ID: every SVID of it is refused, those to come included.
 	ID spiffeid.ID
-	// Serial is the serial number of one SVID; see ParseSerial.
+	// Serial is the serial number of an SVID, whoever issued it; see ParseSerial.
 	Serial string
 	// Authority is the subject key ID of a signing certificate, root or intermediate (RFC 5280 §4.2.1.2): no path that it is on is
 	// believed. See ParseAuthority.
@@ -32,20 +37,38 @@ type Revocations struct {
 	authorities map[string]string
 }
 
-// NewRevocations returns a list of these. Of two for the same the first is kept.
-func NewRevocations(entries ...Revocation) *Revocations {
+// NewRevocations returns a list of these. Serial numbers and authorities are read as ParseSerial and ParseAuthority read them. It fails when an entry
+// has not exactly one of ID, Serial and Authority: one that names nobody is a mistake that would go unnoticed. Of two for the same the first is kept.
+func NewRevocations(entries ...Revocation) (*Revocations, error) {
 	r := &Revocations{ids: make(map[spiffeid.ID]string), serials: make(map[string]string), authorities: make(map[string]string)}
 	for _, e := range entries {
-		switch {
-		case !e.ID.IsZero():
-			addFirst(r.ids, e.ID, e.Entry)
-		case e.Serial != "":
-			addFirst(r.serials, e.Serial, e.Entry)
-		case e.Authority != "":
-			addFirst(r.authorities, e.Authority, e.Entry)
+		if err := r.add(e); err != nil {
+			return nil, fmt.Errorf("revocation %q: %w", e.Entry, err)
 		}
 	}
-	return r
+	return r, nil
+}
+
+func (r *Revocations) add(e Revocation) error {
+	switch {
+	case !e.ID.IsZero() && e.Serial == "" && e.Authority == "":
+		addFirst(r.ids, e.ID, e.Entry)
+	case e.ID.IsZero() && e.Serial != "" && e.Authority == "":
+		serial, err := ParseSerial(e.Serial)
+		if err != nil {
+			return err
+		}
+		addFirst(r.serials, serial, e.Entry)
+	case e.ID.IsZero() && e.Serial == "" && e.Authority != "":
+		authority, err := ParseAuthority(e.Authority)
+		if err != nil {
+			return err
+		}
+		addFirst(r.authorities, authority, e.Entry)
+	default:
+		return errors.New("it must have one of ID, Serial and Authority")
+	}
+	return nil
 }
 
 func addFirst[K comparable](m map[K]string, key K, entry string) {
@@ -86,9 +109,10 @@ func (r *Revocations) checkAuthorities(path []*x509.Certificate) error {
 		return nil
 	}
 	for _, cert := range path[1:] {
-		key := AuthorityOf(cert)
-		if entry, ok := r.authorities[key]; ok {
-			return &RevokedError{What: "the authority " + key, Entry: entry}
+		for _, key := range namesOf(cert) {
+			if entry, ok := r.authorities[key]; ok {
+				return &RevokedError{What: "the authority " + key, Entry: entry}
+			}
 		}
 	}
 	return nil
@@ -114,8 +138,29 @@ func (v *Verifier) checkSignersOf(path []*x509.Certificate) error {
 	return nil
 }
 
-// AuthorityOf returns the subject key ID of a signing certificate in lower-case hexadecimal.
-func AuthorityOf(cert *x509.Certificate) string { return hex.EncodeToString(cert.SubjectKeyId) }
+// AuthorityOf returns the subject key ID of a signing certificate in lower-case hexadecimal; of one that has none, the SHA-1 of its public key
+// (RFC 5280 §4.2.1.2, method 1).
+func AuthorityOf(cert *x509.Certificate) string { return namesOf(cert)[0] }
+
+// namesOf returns every name that the key of a signing certificate goes by: what the certificate says, and what follows from the key (RFC 5280
+// §4.2.1.2 method 1, RFC 7093 §2 method 1). The same key may be in two certificates that name it differently.
+func namesOf(cert *x509.Certificate) []string {
+	var names []string
+	if len(cert.SubjectKeyId) > 0 {
+		names = append(names, hex.EncodeToString(cert.SubjectKeyId))
+	}
+	var info struct {
+		Algorithm pkix.AlgorithmIdentifier
+		Key       asn1.BitString
+	}
+	key := cert.RawSubjectPublicKeyInfo
+	if _, err := asn1.Unmarshal(key, &info); err == nil { // a certificate that was parsed has a key that parses
+		key = info.Key.RightAlign()
+	}
+	short := sha1.Sum(key) //nolint:gosec // it names a key that is believed already, it proves nothing
+	long := sha256.Sum256(key)
+	return append(names, hex.EncodeToString(short[:]), hex.EncodeToString(long[:20]))
+}
 
 // serialOf returns the serial number of a certificate in lower-case hexadecimal.
 func serialOf(cert *x509.Certificate) string { return fmt.Sprintf("%x", cert.SerialNumber) }

@@ -4,8 +4,10 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha1" //nolint:gosec // RFC 5280 §4.2.1.2
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
 	"errors"
 	"math/big"
 	"strings"
@@ -19,10 +21,81 @@ import (
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
 )
 
+// listOf is identity.NewRevocations of entries that are in order.
+func listOf(entries ...identity.Revocation) *identity.Revocations {
+	list, err := identity.NewRevocations(entries...)
+	if err != nil {
+		panic(err)
+	}
+	return list
+}
+
+// An entry that revokes nobody, or says two things, is an error and not a line that does nothing.
+func TestNewRevocationsRefuses(t *testing.T) {
+	t.Parallel()
+	id := spiffeid.RequireFromString("spiffe://bank.test/payments")
+	for name, entry := range map[string]identity.Revocation{
+		"an entry that names nobody":             {Entry: "bank.yaml:12"},
+		"an ID and a serial number":              {ID: id, Serial: "4f", Entry: "bank.yaml:12"},
+		"a serial number and an authority":       {Serial: "4f", Authority: "9c", Entry: "bank.yaml:12"},
+		"a serial number that is no hexadecimal": {Serial: "zz", Entry: "bank.yaml:12"},
+		"an authority that is no hexadecimal":    {Authority: "9", Entry: "bank.yaml:12"},
+	} {
+		if _, err := identity.NewRevocations(entry); err == nil || !strings.Contains(err.Error(), "bank.yaml:12") {
+			t.Errorf("%s: %v, want an error that says where", name, err)
+		}
+	}
+}
+
+// However a serial number or an authority is written, it is the same.
+func TestNewRevocationsReadsEverySpelling(t *testing.T) {
+	t.Parallel()
+	peer := &identity.Peer{Serial: "4f3a19"}
+	for _, serial := range []string{"4f3a19", "4F3A19", "4f:3a:19", "004f3a19"} {
+		if listOf(identity.Revocation{Serial: serial}).Check(peer) == nil {
+			t.Errorf("%q does not revoke %q", serial, peer.Serial)
+		}
+	}
+}
+
+// A key that was broken into is out by whatever name a certificate gives it: the same key in a second certificate, or in one without a name.
+func TestAnAuthorityIsRevokedByItsKey(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name   string
+		second []byte // the subject key ID of the certificate that is on the path
+	}{
+		{"named as in the list", []byte{1, 2, 3}},
+		{"named otherwise", []byte{4, 5, 6}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			ca := meshtest.NewCA(t, "bank.test", func(cert *x509.Certificate) { cert.SubjectKeyId = c.second })
+			root := ca.Bundle().X509Authorities()[0]
+			list := listOf(identity.Revocation{Authority: sha1Of(t, root)})
+			v := identity.NewVerifier(ca.Bundle(), identity.WithRevocations(func() *identity.Revocations { return list }))
+			if _, err := v.Verify(ca.SVID(t, "/payments").Certificates); ruleOf(err) != "not-revoked" {
+				t.Errorf("err = %v", err)
+			}
+		})
+	}
+}
+
+// sha1Of is the subject key ID that RFC 5280 §4.2.1.2 proposes first.
+func sha1Of(t *testing.T, cert *x509.Certificate) string {
+	t.Helper()
+	key, err := cert.PublicKey.(*ecdsa.PublicKey).ECDH()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha1.Sum(key.Bytes()) //nolint:gosec // it is a name
+	return hex.EncodeToString(sum[:])
+}
+
 // revoking returns the revocation of something of a chain, such as its leaf's serial number.
 func revoking(entry func(chain []*x509.Certificate) identity.Revocation) func(*trusted, []*x509.Certificate) *identity.Revocations {
 	return func(_ *trusted, chain []*x509.Certificate) *identity.Revocations {
-		return identity.NewRevocations(entry(chain))
+		return listOf(entry(chain))
 	}
 }
 
@@ -35,7 +108,7 @@ func revocationRefusals() []refusal {
 		return identity.Revocation{Authority: identity.AuthorityOf(chain[1])}
 	}
 	root := func(tr *trusted, _ []*x509.Certificate) *identity.Revocations {
-		return identity.NewRevocations(identity.Revocation{Authority: identity.AuthorityOf(tr.ca.Bundle().X509Authorities()[0])})
+		return listOf(identity.Revocation{Authority: identity.AuthorityOf(tr.ca.Bundle().X509Authorities()[0])})
 	}
 	revocation := spec("Countersign revocation")
 	return []refusal{
@@ -66,9 +139,8 @@ func TestVerifyAcceptsWhomNoEntryNames(t *testing.T) {
 		// A serial number is that of an SVID. Authorities are revoked by their key.
 		{"the serial number of the intermediate", identity.Revocation{Serial: chain[1].SerialNumber.Text(16)}},
 		{"an authority that is not on the path", identity.Revocation{Authority: identity.AuthorityOf(other.Bundle().X509Authorities()[0])}},
-		{"nothing", identity.Revocation{}},
 	} {
-		list := identity.NewRevocations(c.entry)
+		list := listOf(c.entry)
 		v := identity.NewVerifier(tr.bundles(), identity.WithRevocations(func() *identity.Revocations { return list }))
 		if _, err := v.Verify(chain); err != nil {
 			t.Errorf("%s: %v", c.name, err)
@@ -91,9 +163,9 @@ func TestRevokedErrorNamesTheEntry(t *testing.T) {
 		{"the first of two entries for the same", id.String(), "bank.yaml:12"},
 		{"an authority", authority, "bank.yaml:20"},
 	} {
-		list := identity.NewRevocations(identity.Revocation{ID: id, Entry: "bank.yaml:12"}, identity.Revocation{ID: id, Entry: "bank.yaml:13"})
+		list := listOf(identity.Revocation{ID: id, Entry: "bank.yaml:12"}, identity.Revocation{ID: id, Entry: "bank.yaml:13"})
 		if c.what == authority {
-			list = identity.NewRevocations(identity.Revocation{Authority: authority, Entry: "bank.yaml:20"})
+			list = listOf(identity.Revocation{Authority: authority, Entry: "bank.yaml:20"})
 		}
 		_, err := identity.NewVerifier(tr.bundles(), identity.WithRevocations(func() *identity.Revocations { return list })).Verify(chain)
 		var revoked *identity.RevokedError
@@ -134,7 +206,7 @@ func TestARevokedRootLeavesTheOtherPathOpen(t *testing.T) {
 		for _, r := range c.revoked {
 			entries = append(entries, identity.Revocation{Authority: identity.AuthorityOf(r.cert)})
 		}
-		list = identity.NewRevocations(entries...)
+		list = listOf(entries...)
 		for how, verify := range map[string]func() (*identity.Peer, error){
 			"verified anew": func() (*identity.Peer, error) { return v.Verify(chain) },
 			"reverified":    func() (*identity.Peer, error) { return v.Reverify(peer) },
@@ -176,11 +248,11 @@ func TestReverifyFollowsTheList(t *testing.T) {
 		{"by intermediate", identity.Revocation{Authority: identity.AuthorityOf(peer.Chain[1])}},
 		{"by root", identity.Revocation{Authority: identity.AuthorityOf(peer.Chain[2])}},
 	} {
-		list = identity.NewRevocations(c.entry)
+		list = listOf(c.entry)
 		if _, err := v.Reverify(peer); ruleOf(err) != "not-revoked" {
 			t.Errorf("revoked %s: %v", c.name, err)
 		}
-		list = identity.NewRevocations()
+		list = listOf()
 		if _, err := v.Reverify(peer); err != nil {
 			t.Errorf("no longer revoked %s: %v", c.name, err)
 		}

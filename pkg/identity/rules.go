@@ -12,6 +12,8 @@ import (
 const (
 	// maxChain bounds what a stranger can make the verifier work through: a leaf, three intermediates and a root.
 	maxChain = 5
+	// maxChainBytes bounds what a peer makes this process keep for as long as the connection lives.
+	maxChainBytes = 32 << 10
 	// maxID and maxTrustDomain are the limits of SPIFFE-ID §2.3.
 	maxID          = 2048
 	maxTrustDomain = 255
@@ -85,10 +87,15 @@ func (v *Verifier) checkLength(c *candidate) error {
 	case n > maxChain:
 		return fmt.Errorf("%d certificates, at most %d are accepted", n, maxChain)
 	}
+	size := 0
 	for i, cert := range c.chain {
 		if cert == nil || len(cert.Raw) == 0 {
 			return fmt.Errorf("certificate %d was not parsed from DER", i)
 		}
+		size += len(cert.Raw)
+	}
+	if size > maxChainBytes {
+		return fmt.Errorf("the certificates have %d bytes, at most %d are accepted", size, maxChainBytes)
 	}
 	return nil
 }

@@ -86,8 +86,11 @@ func (v *Verifier) Reverify(p *Peer) (*Peer, error) {
 	if p == nil || len(p.presented) == 0 {
 		return nil, &RuleError{Rule: "chain-length", Section: "X509-SVID §5.1", Err: errors.New("the peer was never verified")}
 	}
+	if err := v.checkPeer(p); err != nil { // no other path would change that
+		return nil, &RuleError{Rule: "not-revoked", Section: "policy of the verifier", Err: err}
+	}
 	c := &candidate{chain: p.presented, id: p.ID, now: v.clock()}
-	if c.now.Before(p.NotAfter) && v.checkPeer(p) == nil && v.checkSignersOf(p.Chain) == nil && v.findBundle(c) == nil && v.checkBundle(c) == nil {
+	if c.now.Before(p.NotAfter) && v.checkSignersOf(p.Chain) == nil && v.findBundle(c) == nil && v.checkBundle(c) == nil {
 		authority := p.Chain[len(p.Chain)-1]
 		for _, root := range c.roots {
 			if root.Equal(authority) {

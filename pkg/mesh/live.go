@@ -79,16 +79,26 @@ type liveClientStream struct {
 	left   bool
 }
 
-// RecvMsg receives a message. Its error, or the only message, is the end of the stream.
+// RecvMsg receives a message. Its error, or the only message, is the end of the stream. A message of a server that was cut is not handed on: gRPC has
+// buffered it, but nothing that such a server says is to be believed.
 func (s *liveClientStream) RecvMsg(m any) error {
 	err := s.ClientStream.RecvMsg(m)
+	if err == nil {
+		if err = transport.CheckLive(s.Context()); err != nil {
+			s.drain(m)
+		}
+	}
 	if s.left || err == nil && !s.single {
 		return err
 	}
 	s.left = true
-	server, ok := peer.FromContext(s.Context())
-	if !ok {
-		return err
-	}
+	server, _ := peer.FromContext(s.Context())
 	return transport.Leave(server, err)
+}
+
+// drain reads the stream to its end, which is near: its connection is closed. gRPC holds on to a stream until then.
+func (s *liveClientStream) drain(m any) {
+	for s.ClientStream.RecvMsg(m) == nil {
+		continue
+	}
 }

@@ -69,15 +69,19 @@ func Enter(ctx context.Context) error {
 	return nil
 }
 
-// Leave is for a call that this process made, when it has ended with err on the connection of p (grpc.Peer, which may be empty). It counts
-// the call, and returns what the caller should be told: gRPC knows that the connection was closed (UNAVAILABLE), but not that it was cut, nor why.
+// Leave is for a call that this process made, when it has ended with err on the connection of p (grpc.Peer, which may be nil or empty). It counts
+// the call, and returns what the caller should be told: gRPC knows that the connection was closed (UNAVAILABLE), but not that it was cut, nor why;
+// and it has answers that came before the cut.
 func Leave(p *peer.Peer, err error) error {
+	if p == nil {
+		return err
+	}
 	info, ok := p.AuthInfo.(*authInfo)
 	if !ok {
 		return err
 	}
 	info.calls.Add(1)
-	if e := info.ended.Load(); e != nil && status.Code(err) == codes.Unavailable {
+	if e := info.ended.Load(); e != nil && (err == nil || status.Code(err) == codes.Unavailable) {
 		return e.status
 	}
 	return err

@@ -58,6 +58,9 @@ func (c *creds) ClientHandshake(ctx context.Context, authority string, raw net.C
 	}
 	h := &handshake{registry: c.registry, expected: c.server}
 	conn, info, err := h.run(ctx, Outbound, raw, tls.Client(raw, h.clientConfig(authority)))
+	if _, ok := errors.AsType[*identity.RevokedError](err); ok {
+		return nil, nil, &discreetError{err}
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -187,3 +190,13 @@ type wrongServerError struct{ expected, got spiffeid.ID }
 func (e *wrongServerError) Error() string {
 	return fmt.Sprintf("expected the server %s, got %s", e.expected, e.got)
 }
+
+// discreetError is the error of dialling a server that was revoked. gRPC makes it the error of calls, which a handler may hand on to its own
+// caller: where and why somebody is revoked is for the log.
+type discreetError struct{ error }
+
+// Error implements error.
+func (*discreetError) Error() string { return "the server's X.509-SVID is refused (rule not-revoked)" }
+
+// Unwrap returns the whole error.
+func (e *discreetError) Unwrap() error { return e.error }

@@ -3,7 +3,6 @@ package transport
 import (
 	"crypto/tls"
 	"io"
-	"math"
 	"net"
 	"time"
 
@@ -50,9 +49,6 @@ func WithHandshakes(n int, each time.Duration) Option {
 
 // WithClock sets the clock by which connections are renewed and cut.
 func WithClock(now func() time.Time) Option { return func(o *options) { o.now = now } }
-
-// WithoutRenewal leaves every connection open until it must be cut.
-func WithoutRenewal() Option { return func(o *options) { o.shortLife = math.MaxInt64 } }
 
 // FrameWriter writes HTTP/2 frames and can put a GOAWAY between them.
 type FrameWriter struct{ frameWriter }

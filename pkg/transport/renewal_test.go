@@ -103,7 +103,7 @@ func TestRenewalIsWhatKeepsCallsFromFailing(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				w := shortLived(t, c.client, c.server, c.opts...)
 				conn := openDesk(t, w.inbound.Server(), false).client(t, w.outbound.Client(w.id("/ledger")))
 				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -134,7 +134,7 @@ func TestAStreamEndsBeforeTheSVIDExpires(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				w := newWorld(t)
 				w.inbound = newRegistry(t, w.server, c.opts...)
 				conn := openDesk(t, w.inbound.Server(), false).client(t, w.outbound.Client(w.id("/ledger")))
@@ -155,7 +155,7 @@ func TestAStreamEndsBeforeTheSVIDExpires(t *testing.T) {
 // SVIDs that live for decades, where a verifier lets them, make connections that are not renewed at once.
 func TestALongLifeIsNotTakenForAShortOne(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		decades := meshtest.Lifetime(50 * 365 * 24 * time.Hour)
 		ca := meshtest.NewCA(t, "bank.test", decades)
 		server, client := newOwner(ca.SVID(t, "/ledger", decades), ca.Bundle()), newOwner(ca.SVID(t, "/payments", decades), ca.Bundle())
@@ -190,7 +190,7 @@ func TestAConnectionIsCutAfterAClockJump(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				var ahead atomic.Int64
 				w := newWorld(t)
 				clock := func() time.Time { return time.Now().Round(0).Add(time.Duration(ahead.Load())) }
@@ -227,7 +227,7 @@ func TestAConnectionIsCutAfterAClockJump(t *testing.T) {
 // ATTACKS 39: the socket of a connection that was cut is closed in time though the clock is set back at that moment.
 func TestAClockThatIsSetBackKeepsNoDeadConnectionOpen(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		var ahead atomic.Int64
 		w := newWorld(t)
 		clock := func() time.Time { return time.Now().Round(0).Add(time.Duration(ahead.Load())) }

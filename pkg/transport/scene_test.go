@@ -45,7 +45,11 @@ func (b *blacklist) Revocations() *identity.Revocations {
 func (b *blacklist) Changed() <-chan struct{} { return *b.changed.Load() }
 
 func (b *blacklist) revoke(entries ...identity.Revocation) {
-	b.list.Store(identity.NewRevocations(entries...))
+	list, err := identity.NewRevocations(entries...)
+	if err != nil {
+		panic(err)
+	}
+	b.list.Store(list)
 	next := make(chan struct{})
 	close(*b.changed.Swap(&next))
 }

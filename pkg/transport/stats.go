@@ -20,7 +20,7 @@ const maxCuts = 1000
 
 // Cut is a connection that was cut.
 type Cut struct {
-	// Conn is the connection as it was then.
+	// Conn is the connection as it was then. Of its peer's chain only the authority is left.
 	Conn
 	Reason Reason
 	// Detail is the reason in words. It is for operators.
@@ -158,6 +158,8 @@ func (r *Registry) Cuts() []Cut {
 
 // cut takes note of a cut.
 func (t *tally) cut(c Cut) {
+	// What is remembered of a peer must not be as large as the peer likes.
+	c.Peer = &identity.Peer{ID: c.Peer.ID, Serial: c.Peer.Serial, NotAfter: c.Peer.NotAfter, Chain: slices.Clone(c.Peer.Chain[len(c.Peer.Chain)-1:])}
 	t.cuts[CutKind{c.Direction, c.Reason}]++
 	if len(t.last) == 2*maxCuts {
 		t.last = slices.Delete(t.last, 0, maxCuts)

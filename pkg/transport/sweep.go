@@ -21,19 +21,23 @@ func (r *Registry) follow(changed func() <-chan struct{}) {
 	}
 }
 
-// sweep verifies every connection anew.
+// sweep verifies every connection anew. All that are bad are dead before the first of them is logged: a log that is slow keeps none alive.
 func (r *Registry) sweep() {
 	r.sweeps.Add(1)
+	var ended []*conn
 	for _, c := range r.live() {
-		if e := r.recheck(c); e != nil {
-			r.end(c, e)
+		if e := r.recheck(c); e != nil && r.end(c, e) {
+			ended = append(ended, c)
 		}
 	}
+	r.reportAll(ended)
 }
 
 // recheck says why a connection may not go on, or nil: its peer verifies no more, or this process's own identity is gone, which
 // each connection asserts.
 func (r *Registry) recheck(c *conn) *ending {
+	r.sweeping.Lock()
+	defer r.sweeping.Unlock()
 	if _, err := r.id.GetX509SVID(); err != nil {
 		return ownGone(err)
 	}
@@ -62,20 +66,43 @@ func (r *Registry) attend() {
 
 // attendAll does what is due by now and returns how long to wait until there is something again.
 func (r *Registry) attendAll() time.Duration {
+	var ended []*conn
+	defer func() {
+		if len(ended) > 0 { // apart, as a log that is slow must keep nothing alive
+			r.tasks.Go(func() { r.reportAll(ended) })
+		}
+	}()
 	for {
 		c, stage, wait := r.first()
-		switch {
-		case c == nil:
+		if c == nil {
 			return min(wait, r.bury())
-		case stage == renew:
+		}
+		switch stage {
+		case renew:
 			// It can block for as long as the peer reads nothing.
 			r.tasks.Go(func() { _ = c.frames.goAway() }) // it fails only when the connection is closed
-		case stage == retire:
-			r.end(c, renewed())
-		case stage == expire:
-			r.end(c, expired())
+		case retire:
+			if r.end(c, renewed()) {
+				ended = append(ended, c)
+			}
+		case expire:
+			if r.expire(c) {
+				ended = append(ended, c)
+			}
 		}
 	}
+}
+
+// expire cuts a connection whose peer has expired by the path that it was verified by, unless another path holds. It reports whether it did.
+func (r *Registry) expire(c *conn) bool {
+	e := r.recheck(c)
+	if e == nil && r.opts.now().Before(r.verified(c).NotAfter) {
+		return false
+	}
+	if e == nil || e.reason == Expired { // in the very moment of its expiry a certificate is still valid
+		e = expired()
+	}
+	return r.end(c, e)
 }
 
 // first returns the first connection that something is due for, and what; or none, and how long to wait. A connection that is renewed
@@ -104,43 +131,59 @@ func (r *Registry) first() (c *conn, due stage, wait time.Duration) {
 }
 
 // end marks a connection dead: the calls on it end, and no more are let in. Its socket is closed at once when it was dialled here, as nothing
-// that such a server says is to be believed; and in a while when it was accepted, so that calls in flight get their status.
-func (r *Registry) end(c *conn, why *ending) {
+// that such a server says is to be believed; and in a while when it was accepted, so that calls in flight get their status. It reports whether it was the
+// first to do so; whoever was reports it.
+func (r *Registry) end(c *conn, why *ending) bool {
 	if !r.mark(c, why) {
-		return
+		return false
 	}
 	c.info.end(why.status)
 	if c.direction == Outbound {
 		r.drop(c)
 	}
-	log := r.opts.log.With("peer", c.info.peer.ID.String(), "serial", c.info.peer.Serial,
-		"direction", c.direction.String(), "remote", c.RemoteAddr().String(), "detail", why.detail)
+	return true
+}
+
+func (r *Registry) reportAll(ended []*conn) {
+	for _, c := range ended {
+		r.report(c)
+	}
+}
+
+// report logs the end of a connection, cuts at a bounded rate.
+func (r *Registry) report(c *conn) {
+	why := c.info.ended.Load()
 	if why.reason == "" {
-		log.Debug("connection ended")
+		r.opts.log.Debug("connection ended", "peer", c.info.peer.ID.String(), "direction", c.direction.String(), "detail", why.detail)
 		return
 	}
-	log.Warn("connection cut", "reason", string(why.reason))
+	if !r.cuts.limiter.Allow() {
+		r.cuts.suppressed.Add(1)
+		return
+	}
+	r.opts.log.Warn("connection cut", "peer", c.info.peer.ID.String(), "serial", c.info.peer.Serial, "direction", c.direction.String(),
+		"remote", c.RemoteAddr().String(), "reason", string(why.reason), "detail", why.detail, "not_logged_before", r.cuts.suppressed.Swap(0))
 }
 
 // mark makes the end of a connection known. It reports whether it was the first to do so. Whoever sees the connection dead finds it counted.
 func (r *Registry) mark(c *conn, why *ending) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if c.info.ended.Load() != nil {
+	if c.index < 0 { // it was closed meanwhile, or has ended before
 		return false
 	}
 	if why.reason != "" {
 		r.tally.cut(Cut{Conn: c.snapshot(), Reason: why.reason, Detail: why.detail.Error(), Time: r.opts.now()})
 	}
 	c.info.ended.Store(why)
-	if c.index >= 0 {
-		heap.Remove(&r.queue, c.index)
-	}
+	heap.Remove(&r.queue, c.index)
 	if c.direction == Inbound && !r.closed {
 		r.dead = append(r.dead, dead{c, time.Now().Add(linger)})
 		r.poke()
-		// A peer that is good by another SVID calls elsewhere from now on.
-		r.tasks.Go(func() { _ = c.frames.goAway() }) // it fails only when the connection is closed
+		if why.reason == Expired {
+			// A peer that is good by a newer SVID calls elsewhere from now on. One that is not good by any gets its status here.
+			r.tasks.Go(func() { _ = c.frames.goAway() }) // it fails only when the connection is closed
+		}
 	}
 	return true
 }

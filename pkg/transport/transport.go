@@ -14,6 +14,7 @@ package transport
 import (
 	"context"
 	"log/slog"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -50,6 +51,8 @@ type Registry struct {
 	accepting context.Context //nolint:containedctx // credentials.TransportCredentials passes none to a server
 	abort     context.CancelFunc
 
+	// sweeping lets one connection at a time be verified anew: of two verdicts on the same peer the later must be the one that stays.
+	sweeping sync.Mutex
 	// sweeps counts the times that all connections were verified anew. A handshake that overlaps one is verified again.
 	sweeps   atomic.Uint64
 	verifier atomic.Pointer[identity.Verifier]
@@ -66,6 +69,7 @@ type Registry struct {
 	slots chan struct{}
 	// What strangers send here must not hide what goes wrong with the servers that this process dials.
 	inbound, outbound refusals
+	cuts              refusals
 }
 
 // Option changes a default of NewRegistry.
@@ -86,6 +90,10 @@ func WithLogger(log *slog.Logger) Option { return func(o *options) { o.log = log
 
 // WithVerifier sets the verifier; identity.NewVerifier(id) by default.
 func WithVerifier(v *identity.Verifier) Option { return func(o *options) { o.verifier = v } }
+
+// WithoutRenewal leaves every inbound connection open until it must be cut, for peers that do not come again by themselves. Their calls in
+// flight are then lost with the SVIDs that the connection was made with.
+func WithoutRenewal() Option { return func(o *options) { o.shortLife = math.MaxInt64 } }
 
 // NewRegistry returns a Registry and starts to watch id for changes; Close ends it.
 func NewRegistry(id Identity, opts ...Option) *Registry {
@@ -110,6 +118,7 @@ func NewRegistry(id Identity, opts ...Option) *Registry {
 		slots:     make(chan struct{}, o.handshakes),
 		inbound:   newRefusals(),
 		outbound:  newRefusals(),
+		cuts:      newRefusals(),
 	}
 	r.verifier.Store(o.verifier)
 	r.tasks.Go(func() { r.follow(id.Changed) })
@@ -135,7 +144,7 @@ type RevocationList interface {
 }
 
 // Heed refuses and cuts whom list names, from now on and until Close: it takes effect on handshakes and on connections that are made,
-// those to servers too. Several lists add up; the same one (by ==) counts once.
+// those to servers too. Several lists add up; the same one (by ==, so it must be comparable, as a pointer is) counts once.
 func (r *Registry) Heed(list RevocationList) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
