@@ -4,7 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha1" //nolint:gosec // RFC 5280 §4.2.1.2
+	"crypto/sha1"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
@@ -84,11 +84,15 @@ func TestAnAuthorityIsRevokedByItsKey(t *testing.T) {
 // sha1Of is the subject key ID that RFC 5280 §4.2.1.2 proposes first.
 func sha1Of(t *testing.T, cert *x509.Certificate) string {
 	t.Helper()
-	key, err := cert.PublicKey.(*ecdsa.PublicKey).ECDH()
+	public, ok := cert.PublicKey.(*ecdsa.PublicKey)
+	if !ok {
+		t.Fatalf("the key is a %T", cert.PublicKey)
+	}
+	key, err := public.ECDH()
 	if err != nil {
 		t.Fatal(err)
 	}
-	sum := sha1.Sum(key.Bytes()) //nolint:gosec // it is a name
+	sum := sha1.Sum(key.Bytes())
 	return hex.EncodeToString(sum[:])
 }
 
