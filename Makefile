@@ -68,8 +68,9 @@ e2e: ## Test the real binaries only, and say what each test saw
 	go test -count=1 -v ./e2e/...
 
 .PHONY: soak
-soak: ## Test rotation, outage and revocation with the real binaries for long (SOAK=10m), and say what was seen
+soak: ## Test rotation, outage and revocation with the real binaries for long (SOAK=10m), then thousands of connections; say what was seen
 	COUNTERSIGN_SOAK=$${SOAK:-10m} go test -race -count=1 -timeout=2h -v -run '^Test(Rotation|AuthorityOutage|AuthorityKilled|Revocation)$$' ./e2e
+	COUNTERSIGN_SOAK=$${SOAK:-10m} go test -count=1 -timeout=1h -v -run '^Test(NothingIsLeftOfManyConnections|MalformedHandshakes)$$' ./pkg/transport
 
 .PHONY: bench
 bench: ## Run all benchmarks
