@@ -122,7 +122,12 @@ func (l *lane) run(t *testing.T, results chan<- trial) {
 		eventually(t, "the peer's calls are accepted", func() bool { return u.answers.Load() > 0 })
 		l.revoked = append(l.revoked, entry)
 		from := l.rules.replace(t, echoPolicy(l.peers, l.revoked...))
-		over := <-ended
+		var over end
+		select {
+		case over = <-ended:
+		case <-time.After(15 * time.Second):
+			t.Fatalf("%s, revoked by %s, goes on", peer, entry)
+		}
 		if !slices.Contains(nowhere, status.Code(over.err)) && over.at.Sub(from) < promise {
 			t.Errorf("%s, revoked by %s: its call ended with %v", peer, entry, over.err)
 		}
