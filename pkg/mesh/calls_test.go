@@ -18,8 +18,8 @@ type call struct {
 	unary func(ctx context.Context, p *place) error
 	serve func(ss grpc.ServerStream, p *place) error
 	use   func(cs grpc.ClientStream, p *place) error
-	// unread says that the caller reads nothing while the call is ended: the status waits behind what was sent before, until the socket is
-	// closed, which gRPC calls UNAVAILABLE.
+	// unread says that the status cannot arrive: it waits at the server behind messages for which there is no room in the stream's window (RFC 9113
+	// §5.2), and the caller, which waits to send, does not read until the socket is closed. gRPC calls that UNAVAILABLE.
 	unread bool
 }
 

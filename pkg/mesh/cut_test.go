@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -71,6 +72,10 @@ func spoilings() []spoiling {
 	}
 }
 
+// attempts is how often a call may miss its status, if it once gets it: on a machine that is busy with other tests a client may read nothing for half
+// a second, and then the socket is closed (package transport calls that time linger). A kind of call that never gets it has no such excuse.
+const attempts = 3
+
 // What the calls in flight and the open streams of a peer come to that is no longer good: they end within a second, with a status that says
 // so, whatever their handlers are doing; and another peer's calls go on.
 func TestCallsEndWithTheIdentityOfTheirCaller(t *testing.T) {
@@ -78,20 +83,37 @@ func TestCallsEndWithTheIdentityOfTheirCaller(t *testing.T) {
 	for _, s := range spoilings() {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, doomedAndGood)
-			good := w.caller(t, w.others.SVID(t, "/good"))
-			if err := say(t.Context(), good.conn); err != nil {
-				t.Fatal(err)
+			untold := slices.Collect(maps.Keys(calls()))
+			for range attempts {
+				missed := s.befall(t)
+				untold = slices.DeleteFunc(untold, func(name string) bool {
+					return calls()[name].unread || !slices.Contains(missed, name)
+				})
+				if len(untold) == 0 || t.Failed() {
+					return
+				}
 			}
-			doomed, ends := w.startAll(t, s.life)
-			undisturbed := func() {}
-			if !s.all {
-				undisturbed = useAll(t, good)
-			}
-			checkEnds(t, ends, s.spoil(t, w, doomed), s.want)
-			undisturbed()
+			t.Errorf("in each of %d attempts these ended with their connection and without a status of their own: %q", attempts, untold)
 		})
 	}
+}
+
+// befall makes calls of every kind, lets it befall their caller, and returns those that missed their status.
+func (s spoiling) befall(t *testing.T) (missed []string) {
+	t.Helper()
+	w := newWorldWithoutRenewal(t, doomedAndGood)
+	good := w.caller(t, w.others.SVID(t, "/good"))
+	if err := say(t.Context(), good.conn); err != nil {
+		t.Fatal(err)
+	}
+	doomed, ends := w.startAll(t, s.life)
+	undisturbed := func() {}
+	if !s.all {
+		undisturbed = useAll(t, good)
+	}
+	missed = lookAtEnds(t, ends, s.spoil(t, w, doomed), s.want)
+	undisturbed()
+	return missed
 }
 
 // startAll makes a call of every kind from the peer that is doomed, whose SVID lives so long. When that was too short, it tries again.
@@ -130,34 +152,41 @@ func (w *world) tryStartAll(ctx context.Context, c *caller) (map[string]<-chan e
 // linger is how long package transport leaves the socket of a connection open that was cut, for the statuses of its calls to get out.
 const linger = 500 * time.Millisecond
 
-// maxLate is how many calls may miss their status: on a machine that is busy with other tests, the socket is closed before they have read
-// what was sent before it.
-const maxLate = 3
+// lost says that a call ended with its connection and not with a status that its server sent.
+func lost(err error) bool {
+	return status.Code(err) == codes.Unavailable && !strings.Contains(err.Error(), "no valid identity")
+}
 
-// checkEnds fails unless every call has ended in time, not before, and as it should. That 99 of 100 keep the promise is for
-// TestRevocationToTheLastAcceptedMessage to say; here are calls that keep two processors busy, beside other tests.
-func checkEnds(t *testing.T, ends map[string]<-chan end, from time.Time, want []codes.Code) {
+// lookAtEnds fails unless every call has ended in time, not before, and as it should, and returns those that ended with their connection, when that
+// was closed. That 99 of 100 keep the promise is for TestRevocationToTheLastAcceptedMessage to say; here are calls that keep two processors busy,
+// beside other tests.
+func lookAtEnds(t *testing.T, ends map[string]<-chan end, from time.Time, want []codes.Code) (missed []string) {
 	t.Helper()
-	kinds, late := calls(), 0
 	for _, name := range slices.Sorted(maps.Keys(ends)) {
 		select {
 		case over := <-ends[name]:
 			after := over.at.Sub(from)
-			code := status.Code(over.err)
-			missed := code == codes.Unavailable && !slices.Contains(want, code) && after >= linger
-			if missed && !kinds[name].unread {
-				late++
-			}
-			if after < 0 || over.fault != nil || !missed && !slices.Contains(want, code) {
-				t.Errorf("%s ended after %v with %v, want one of %v; its handler found %v", name, after, over.err, want, over.fault)
+			switch {
+			case after < 0 || over.fault != nil:
+				t.Errorf("%s ended after %v with %v; its handler found %v", name, after, over.err, over.fault)
+			case lost(over.err) && after >= linger:
+				missed = append(missed, name)
+			case lost(over.err) || !slices.Contains(want, status.Code(over.err)):
+				t.Errorf("%s ended after %v with %v, want one of %v", name, after, over.err, want)
 			}
 			t.Logf("%-50s %8s %v", name, after.Round(time.Millisecond), over.err)
 		case <-time.After(max(time.Until(from)+5*promise, promise/10)):
 			t.Errorf("%s goes on", name)
 		}
 	}
-	if late > maxLate {
-		t.Errorf("%d of %d calls ended with their connection and without a status of their own", late, len(ends))
+	return missed
+}
+
+// checkEnds is lookAtEnds where none has an excuse: the connection stays open, or it is the caller's own end that knows why it was closed.
+func checkEnds(t *testing.T, ends map[string]<-chan end, from time.Time, want []codes.Code) {
+	t.Helper()
+	if missed := lookAtEnds(t, ends, from, want); len(missed) > 0 {
+		t.Errorf("these ended without a status of their own: %q", missed)
 	}
 }
 

@@ -163,6 +163,17 @@ type world struct {
 
 func newWorld(t testing.TB, peers []string, opts ...mesh.ServerOption) *world {
 	t.Helper()
+	return makeWorld(t, peers, nil, opts)
+}
+
+// newWorldWithoutRenewal is newWorld with a server that keeps its connections until they must be cut, so that a test sees that happen.
+func newWorldWithoutRenewal(t testing.TB, peers []string) *world {
+	t.Helper()
+	return makeWorld(t, peers, []transport.Option{transport.WithoutRenewal()}, nil)
+}
+
+func makeWorld(t testing.TB, peers []string, registry []transport.Option, server []mesh.ServerOption) *world {
+	t.Helper()
 	w := &world{ca: meshtest.NewCA(t, "bank.test"), others: meshtest.NewCA(t, "bank.test"), echo: newEcho(), recorded: &records{}}
 	w.first, w.second = w.ca.Bundle(), w.others.Bundle()
 	w.both = w.first.Clone()
@@ -170,10 +181,10 @@ func newWorld(t testing.TB, peers []string, opts ...mesh.ServerOption) *world {
 		w.both.AddX509Authority(root)
 	}
 	w.server = newOwner(w.others.SVID(t, "/ledger"), w.both)
-	w.conns = newRegistry(t, w.server)
+	w.conns = newRegistry(t, w.server, registry...)
 	w.rules = newRules(t, echoPolicy(peers))
 	t.Cleanup(func() { w.echo.close() }) // after the server has stopped, or handlers that ignore their context would never be asked
-	w.addr = w.serve(t, w.conns, w.rules, append([]mesh.ServerOption{mesh.WithRecorder(w.recorded)}, opts...)...)
+	w.addr = w.serve(t, w.conns, w.rules, append([]mesh.ServerOption{mesh.WithRecorder(w.recorded)}, server...)...)
 	return w
 }
 
@@ -231,9 +242,9 @@ func (w *world) dial(t testing.TB, c *caller, addr string, opts ...mesh.DialOpti
 	return conn
 }
 
-func newRegistry(t testing.TB, id transport.Identity) *transport.Registry {
+func newRegistry(t testing.TB, id transport.Identity, opts ...transport.Option) *transport.Registry {
 	t.Helper()
-	r := transport.NewRegistry(id, transport.WithLogger(slog.New(slog.DiscardHandler)))
+	r := transport.NewRegistry(id, append(opts, transport.WithLogger(slog.New(slog.DiscardHandler)))...)
 	t.Cleanup(func() {
 		if err := r.Close(); err != nil {
 			t.Error(err)
