@@ -1,7 +1,8 @@
 package mesh
 
-// What the benchmark of the check of the live connection adds and leaves out.
+// The interceptors of live connections, for tests that put something else around them than a chain.
 var (
-	LiveUnary = liveUnary
-	LiveCall  = liveCall
+	LiveUnary  = liveUnary
+	LiveStream = liveStream
+	LiveCall   = liveCall
 )
