@@ -5,6 +5,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/countersign-mesh/countersign/pkg/authz"
@@ -30,6 +31,9 @@ const (
 	defaultPageSize = 100
 	// connectionPages binds a page token to its list.
 	connectionPages = "mesh.admin.v1.AdminService/ListConnections"
+	// maxCutsBytes bounds the cuts of one response. A thousand of usual length are a third of it. But a SPIFFE ID may have 2,048 bytes (SPIFFE
+	// ID §2.3) and comes twice in a cut, so that a thousand could be more than the 4 MiB that a gRPC client takes, and nobody would see any.
+	maxCutsBytes = 1 << 20
 )
 
 // ListConnections implements AdminService. A page goes on behind the last connection of the one before, by the order of their opening: what
@@ -59,7 +63,7 @@ func (a *admin) ListConnections(_ context.Context, request *adminv1.ListConnecti
 	return response, nil
 }
 
-// ListCuts implements AdminService.
+// ListCuts implements AdminService. It has no pages: where not all fit in maxCutsBytes, the earliest are left out.
 func (a *admin) ListCuts(_ context.Context, request *adminv1.ListCutsRequest) (*adminv1.ListCutsResponse, error) {
 	since := request.GetSince()
 	if since != nil {
@@ -69,15 +73,22 @@ func (a *admin) ListCuts(_ context.Context, request *adminv1.ListCutsRequest) (*
 	}
 	// The version first: who waits for it then sees at least the cuts of that moment.
 	response := &adminv1.ListCutsResponse{PolicyVersion: a.policy.Policy().Version()}
+	size := 0
 	for _, c := range a.conns.Cuts() {
 		if since != nil && c.Time.Before(since.AsTime()) {
 			continue
 		}
-		response.Cuts = append(response.Cuts, &adminv1.Cut{
-			Connection: connection(c.Conn), Reason: reason(c.Reason), Detail: c.Detail, CutTime: timestamppb.New(c.Time),
-		})
+		message := cut(c)
+		if size += proto.Size(message); size > maxCutsBytes {
+			break
+		}
+		response.Cuts = append(response.Cuts, message)
 	}
 	return response, nil
+}
+
+func cut(c transport.Cut) *adminv1.Cut {
+	return &adminv1.Cut{Connection: connection(c.Conn), Reason: reason(c.Reason), Detail: c.Detail, CutTime: timestamppb.New(c.Time)}
 }
 
 func connection(c transport.Conn) *adminv1.Connection {
