@@ -35,6 +35,8 @@ type Change struct {
 	Version string
 	// Time is when the new text took the place of the old one.
 	Time time.Time
+	// Unlocked is set when another process had the file locked for a second, and the change was made all the same.
+	Unlocked bool
 
 	entry         *policyv1.Revocation
 	before, after string
@@ -47,10 +49,11 @@ type Change struct {
 var errLost = errors.New("the entry cannot be added without touching the rest of the file; add it under revoked: by hand")
 
 // Revoke adds a revocation to the policy file at path. It may be called by any number of processes at once: each entry is kept. A
-// symbolic link stays one: the file that it leads to is replaced. ctx bounds the wait for others that write.
+// symbolic link stays one: the file that it leads to is replaced. Others that write are waited for, for a second at most: whoever can read
+// the file can lock it, and must not be able to hold off a revocation. ctx bounds how often the change is made anew when the file keeps changing.
 func Revoke(ctx context.Context, path string, entry *policyv1.Revocation) (Change, error) {
 	var change Change
-	at, err := update(ctx, path, func(text string) (string, error) {
+	done, err := update(ctx, path, func(text string) (string, error) {
 		var err error
 		change, err = revoke(path, text, entry)
 		return change.after, err
@@ -58,7 +61,7 @@ func Revoke(ctx context.Context, path string, entry *policyv1.Revocation) (Chang
 	if err != nil {
 		return Change{}, err
 	}
-	change.Time = at
+	change.Time, change.Unlocked = done.at, done.unlocked
 	return change, nil
 }
 

@@ -11,30 +11,33 @@ import (
 	"time"
 )
 
-// lockInterval is how often a file that another process is changing is tried again; an edit takes milliseconds.
-const lockInterval = 10 * time.Millisecond
+// written says how an update went.
+type written struct {
+	// at is when the new text took the place of the old one.
+	at time.Time
+	// unlocked says that the lock was not to be had; see lockBound.
+	unlocked bool
+}
 
-// update replaces the text of the file at path by what change makes of it, and returns when. It follows symbolic links, so that the
-// link stays and the file that it leads to is replaced: renaming over the link would cut the file off from whoever else reads it under
-// its own name. (A ConfigMap of Kubernetes is mounted read-only, and fails.)
+// update replaces the text of the file at path by what change makes of it. It follows symbolic links, so that the link stays and the file
+// that it leads to is replaced: renaming over the link would cut the file off from whoever else reads it under its own name. (A ConfigMap
+// of Kubernetes is mounted read-only, and fails.)
 //
 // Processes that come here at once take turns. What an editor saves meanwhile, which takes no turn, is noticed up to the last moment
-// before the rename, and the change is made anew.
-func update(ctx context.Context, path string, change func(text string) (string, error)) (time.Time, error) {
-	path, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("find the policy file: %w", err)
-	}
+// before the rename, and so is a link that is turned: the change is made anew.
+func update(ctx context.Context, path string, change func(text string) (string, error)) (written, error) {
 	if ctx.Err() != nil {
-		return time.Time{}, fmt.Errorf("change %s: %w", path, context.Cause(ctx))
+		return written{}, fmt.Errorf("change %s: %w", path, context.Cause(ctx))
 	}
+	// One wait for the lock, however often the change is made anew.
+	until := time.Now().Add(lockBound)
 	for {
-		at, err := attempt(ctx, path, change)
+		done, err := attempt(ctx, path, until, change)
 		if !errors.Is(err, errChanged) {
-			return at, err
+			return done, err
 		}
 		if ctx.Err() != nil {
-			return time.Time{}, fmt.Errorf("%w; it keeps changing: %w", err, context.Cause(ctx))
+			return written{}, fmt.Errorf("%w; it keeps changing: %w", err, context.Cause(ctx))
 		}
 	}
 }
@@ -42,84 +45,54 @@ func update(ctx context.Context, path string, change func(text string) (string, 
 // errChanged means that the file was changed while a change of it was prepared.
 var errChanged = errors.New("the policy file was changed by another program meanwhile")
 
-func attempt(ctx context.Context, path string, change func(text string) (string, error)) (at time.Time, err error) {
-	held, err := lock(ctx, path)
+func attempt(ctx context.Context, link string, until time.Time, change func(text string) (string, error)) (done written, err error) {
+	path, err := filepath.EvalSymlinks(link)
 	if err != nil {
-		return time.Time{}, err
+		return written{}, fmt.Errorf("find the policy file: %w", err)
 	}
-	defer func() { err = errors.Join(err, held.Close()) }() // gives the lock back
+	file, locked, err := lock(ctx, path, until)
+	if err != nil {
+		return written{}, err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }() // gives the lock back
 	before, err := os.ReadFile(path)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("read the policy: %w", err)
+		return written{}, fmt.Errorf("read the policy: %w", err)
 	}
 	after, err := change(string(before))
 	if err != nil || after == string(before) {
-		return time.Now(), err
+		return written{at: time.Now(), unlocked: !locked}, err
 	}
-	info, err := held.Stat()
+	info, err := os.Stat(path) // without the lock, file may be one that was replaced
 	if err != nil {
-		return time.Time{}, fmt.Errorf("look at the policy: %w", err)
+		return written{}, fmt.Errorf("look at the policy: %w", err)
 	}
-	at, err = replace(path, info, after, func() error {
-		if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, before) {
-			return errors.Join(errChanged, err)
-		}
-		return nil
-	})
+	if locked {
+		sweep(path, time.Now())
+	}
+	at, err := replace(path, info, after, func() error { return unchanged(link, path, before) })
 	if err != nil && !errors.Is(err, errChanged) {
-		return time.Time{}, fmt.Errorf("write the policy: %w", err)
+		return written{}, fmt.Errorf("write the policy: %w", err)
 	}
-	return at, err
+	return written{at: at, unlocked: !locked}, err
 }
 
-// lock takes the right to replace the file: flock(2) on the file itself, so that no lock file is left beside it, and the kernel gives the
-// lock back when its holder dies. A lock is on what path named when it was opened. Whoever waited for it may hold that of a file that has been
-// replaced meanwhile, and has to try again.
-func lock(ctx context.Context, path string) (*os.File, error) {
-	ticker := time.NewTicker(lockInterval)
-	defer ticker.Stop()
-	for {
-		file, err := os.Open(path)
-		if err != nil {
-			return nil, fmt.Errorf("open the policy: %w", err)
-		}
-		err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			var current bool
-			if current, err = names(path, file); current {
-				return file, nil
-			}
-		} else if errors.Is(err, syscall.EWOULDBLOCK) || errors.Is(err, syscall.EINTR) {
-			err = nil
-		}
-		if err = errors.Join(err, file.Close()); err != nil {
-			return nil, fmt.Errorf("lock the policy: %w", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, fmt.Errorf("lock the policy: another process is changing %s: %w", path, context.Cause(ctx))
-		case <-ticker.C:
-		}
+// unchanged fails when a link leads elsewhere than to path by now, or the text there is another.
+func unchanged(link, path string, text []byte) error {
+	target, err := filepath.EvalSymlinks(link)
+	if err != nil || target != path {
+		return errors.Join(errChanged, err)
 	}
-}
-
-// names reports whether path still names an open file.
-func names(path string, file *os.File) (bool, error) {
-	opened, err := file.Stat()
-	if err != nil {
-		return false, err
+	if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, text) {
+		return errors.Join(errChanged, err)
 	}
-	now, err := os.Stat(path)
-	if err != nil {
-		return false, err
-	}
-	return os.SameFile(opened, now), nil
+	return nil
 }
 
 // replace puts a text in the place of a file, with the same mode and owner, and returns when. It is on the disk when replace returns.
 // last is asked when all is ready; its error leaves everything as it was.
 func replace(path string, old os.FileInfo, text string, last func() error) (at time.Time, err error) {
-	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // mode 0600
+	file, err := os.CreateTemp(filepath.Dir(path), temporary(path)+"*") // mode 0600
 	if err != nil {
 		return time.Time{}, err
 	}

@@ -218,6 +218,37 @@ func TestAFileThatAnotherChangesIsWaitedFor(t *testing.T) {
 	}
 }
 
+// ATTACKS 37, from the writer's side: every service reads the policy, and who may read a file may lock it. The workload that is to be revoked
+// must not hold the revocation off.
+func TestALockThatIsNeverGivenBackHoldsOffNoRevocation(t *testing.T) {
+	t.Parallel()
+	for name, how := range map[string]int{"a shared lock": syscall.LOCK_SH, "an exclusive lock": syscall.LOCK_EX} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := policy(t, rules)
+			other, err := os.Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer other.Close()
+			if err := syscall.Flock(int(other.Fd()), how); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			change, err := policyfile.Revoke(ctx, path, byID("/risk", ""))
+			if err != nil || !change.Added || !change.Unlocked || !strings.Contains(read(t, path), "- id: /risk") {
+				t.Fatalf("while it is locked: %+v, %v", change, err)
+			}
+			leftovers(t, path)
+			// Its lock is on the file that was replaced.
+			if change := revoke(t, path, byID("/ledger", "")); change.Unlocked {
+				t.Error("the new file is locked too")
+			}
+		})
+	}
+}
+
 func TestWhoHasGivenUpChangesNothing(t *testing.T) {
 	t.Parallel()
 	path := policy(t, rules)
