@@ -26,7 +26,7 @@ func TestAPeerWithAnotherPathIsNotCut(t *testing.T) {
 	t.Parallel()
 	ca := meshtest.NewCA(t, "bank.test")
 	subject := spiffeid.RequireFromPath(ca.TrustDomain(), subjectID)
-	old, renewed, leaf := renewedAuthority(t, subject.URL())
+	old, renewed, leaf := renewedAuthority(t, subject.URL(), time.Hour)
 	id := newOwner(ca.SVID(t, "/judge"), x509bundle.FromX509Authorities(ca.TrustDomain(), []*x509.Certificate{old, renewed}))
 	r := newRegistry(t, id)
 	list := newBlacklist()

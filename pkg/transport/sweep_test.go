@@ -19,17 +19,18 @@ import (
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
 )
 
-// renewedAuthority returns two certificates of one authority, with one key and two key IDs, and a leaf that it signed.
-func renewedAuthority(t *testing.T, id *url.URL) (old, renewed, leaf *x509.Certificate) {
+// renewedAuthority returns two certificates of one authority, with one key and two key IDs, and a leaf that it signed. The renewed one and the leaf
+// live for an hour, the old one for as long as is said.
+func renewedAuthority(t *testing.T, id *url.URL, life time.Duration) (old, renewed, leaf *x509.Certificate) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	issue := func(serial int64, parent *x509.Certificate, template x509.Certificate) *x509.Certificate {
+	issue := func(serial int64, life time.Duration, parent *x509.Certificate, template x509.Certificate) *x509.Certificate {
 		template.SerialNumber, template.BasicConstraintsValid = big.NewInt(serial), true
 		template.SubjectKeyId = []byte{byte(serial)}
-		template.NotBefore, template.NotAfter = time.Now().Add(-time.Minute), time.Now().Add(time.Hour)
+		template.NotBefore, template.NotAfter = time.Now().Add(-time.Minute), time.Now().Add(life)
 		if parent == nil {
 			parent = &template
 		}
@@ -44,8 +45,8 @@ func renewedAuthority(t *testing.T, id *url.URL) (old, renewed, leaf *x509.Certi
 		return cert
 	}
 	authority := x509.Certificate{Subject: pkix.Name{CommonName: "root"}, IsCA: true, KeyUsage: x509.KeyUsageCertSign}
-	old, renewed = issue(1, nil, authority), issue(2, nil, authority)
-	leaf = issue(3, old, x509.Certificate{URIs: []*url.URL{id}, KeyUsage: x509.KeyUsageDigitalSignature})
+	old, renewed = issue(1, life, nil, authority), issue(2, time.Hour, nil, authority)
+	leaf = issue(3, time.Hour, old, x509.Certificate{URIs: []*url.URL{id}, KeyUsage: x509.KeyUsageDigitalSignature})
 	return old, renewed, leaf
 }
 
@@ -53,7 +54,7 @@ func renewedAuthority(t *testing.T, id *url.URL) (old, renewed, leaf *x509.Certi
 func TestAChainIsVerifiedInFullOnceAfterAChangeOfAuthorities(t *testing.T) {
 	t.Parallel()
 	ca := meshtest.NewCA(t, "bank.test")
-	old, renewed, leaf := renewedAuthority(t, &url.URL{Scheme: "spiffe", Host: "bank.test", Path: "/payments"})
+	old, renewed, leaf := renewedAuthority(t, &url.URL{Scheme: "spiffe", Host: "bank.test", Path: "/payments"}, time.Hour)
 	bundle := func(root *x509.Certificate) *x509bundle.Bundle {
 		return x509bundle.FromX509Authorities(ca.TrustDomain(), []*x509.Certificate{root})
 	}
