@@ -2,9 +2,12 @@ package identity_test
 
 import (
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/asn1"
 	"testing"
 	"time"
+
+	"github.com/countersign-mesh/countersign/pkg/meshtest"
 )
 
 // leafRefusals are leaves that are no leaves, or whose name is not one URI (ATTACKS 1 to 3).
@@ -91,5 +94,16 @@ func houseRefusals() []refusal {
 			}
 			return ca.SVID(t, "/payments").Certificates
 		}},
+		{name: "a leaf of more than 32 KiB", rule: "chain-length", holds: spec("Countersign chain-length"), chain: leaf(padded(32 << 10)), ordinary: true},
+		{name: "two certificates of more than 32 KiB together", rule: "chain-length", holds: spec("Countersign chain-length"), ordinary: true, chain: func(t *testing.T, tr *trusted) []*x509.Certificate {
+			return tr.ca.Intermediate(t, padded(16<<10)).SVID(t, "/payments", padded(16<<10)).Certificates
+		}},
+	}
+}
+
+// padded makes a certificate larger by so many bytes, with an extension that nobody needs to know.
+func padded(size int) meshtest.Template {
+	return func(c *x509.Certificate) {
+		c.ExtraExtensions = append(c.ExtraExtensions, pkix.Extension{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 99999, 1}, Value: make([]byte, size)})
 	}
 }

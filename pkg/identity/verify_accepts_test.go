@@ -47,6 +47,9 @@ func standardAcceptances() []acceptance {
 			c.DNSNames, c.IPAddresses = []string{"payments", "localhost"}, []net.IP{net.IPv4(127, 0, 0, 1)}
 		}), payments},
 		{"a day's life, dated half a minute back", spec("Countersign lifetime"), leaf(valid(-30*time.Second, 24*time.Hour)), payments},
+		{"two certificates of almost 32 KiB together", spec("Countersign chain-length"), func(t *testing.T, tr *trusted) []*x509.Certificate {
+			return tr.ca.Intermediate(t, padded(15<<10)).SVID(t, "/payments", padded(15<<10)).Certificates
+		}, payments},
 		{"an intermediate", spec("X509-SVID §5.1 path-validation"), below(), payments},
 		{"an intermediate without a URI", spec("X509-SVID §3.2 signer-without-path"), below(none), payments},
 		{"an intermediate that may sign for both usages", spec("X509-SVID §5.1 path-validation"), below(extUsage(x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth)), payments},
