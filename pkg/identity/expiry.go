@@ -2,6 +2,7 @@ package identity
 
 import (
 	"context"
+	"log/slog"
 	"time"
 )
 
@@ -36,13 +37,13 @@ func (s *Source) noteExpiry() {
 	if s.held == nil || s.expired() == (s.noted == s.held) {
 		return
 	}
-	log := s.opts.log.With("id", s.held.svid.ID.String(), "serial", s.held.serial)
+	id, serial := s.held.svid.ID.String(), s.held.serial
 	if s.noted == s.held {
 		s.noted = nil
-		log.Warn("the clock was set back, the identity has not expired yet", "expires", stamp(s.held.notAfter))
+		s.log.add(slog.LevelWarn, "the clock was set back, the identity has not expired yet", "id", id, "serial", serial, "expires", stamp(s.held.notAfter))
 	} else {
 		s.noted = s.held
-		log.Error("identity expired, no longer used", "expired", stamp(s.held.notAfter), "last_answer", s.lastErr)
+		s.log.add(slog.LevelError, "identity expired, no longer used", "id", id, "serial", serial, "expired", stamp(s.held.notAfter), "last_answer", s.lastErr)
 	}
 	s.broadcast()
 }

@@ -30,6 +30,7 @@ var (
 type Source struct {
 	opts   options
 	addr   string
+	log    *lines
 	cancel context.CancelFunc
 	done   chan struct{}
 
@@ -64,7 +65,8 @@ type options struct {
 // variable SPIFFE_ENDPOINT_SOCKET does (SPIFFE Workload Endpoint §4).
 func WithSocket(addr string) Option { return func(o *options) { o.socket = addr } }
 
-// WithLogger sets where rotations and failures are logged; slog.Default by default.
+// WithLogger sets where rotations and failures are logged; slog.Default by default. A handler that is slow holds up neither the Source nor
+// those who ask it, and may ask it too; Close waits for the last line, so a handler must not close the Source.
 func WithLogger(log *slog.Logger) Option { return func(o *options) { o.log = log } }
 
 // WithStartTimeout bounds how long New waits for a first SVID; 15 s by default.
@@ -89,7 +91,7 @@ func New(ctx context.Context, opts ...Option) (*Source, error) {
 		return nil, err
 	}
 	watching, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	s := &Source{opts: o, addr: e.addr, cancel: cancel, done: make(chan struct{}), changed: make(chan struct{})}
+	s := &Source{opts: o, addr: e.addr, log: &lines{handler: o.log.Handler()}, cancel: cancel, done: make(chan struct{}), changed: make(chan struct{})}
 	go func() {
 		defer close(s.done)
 		var guarding sync.WaitGroup
@@ -178,17 +180,22 @@ func (s *Source) Changed() <-chan struct{} {
 	return s.changed
 }
 
-// Close ends the watch and waits for it. The Source hands out nothing afterwards.
+// Close ends the watch and waits for it and for the log. The Source hands out nothing afterwards.
 func (s *Source) Close() error {
 	s.cancel()
 	<-s.done
+	s.close()
+	s.log.wait()
+	return nil
+}
+
+func (s *Source) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.closed {
 		s.closed, s.connected = true, false
 		s.broadcast()
 	}
-	return nil
 }
 
 // broadcast wakes everybody who waits on Changed. The caller holds mu.

@@ -36,9 +36,7 @@ func TestSourceRotates(t *testing.T) {
 		t.Errorf("status = %+v", st)
 	}
 	want := fmt.Sprintf("old_serial=%s serial=%s", first, serialOf(next))
-	if log := f.log.String(); !strings.Contains(log, want) {
-		t.Errorf("log lacks %q:\n%s", want, log)
-	}
+	eventually(t, "the log has "+want, func() bool { return strings.Contains(f.log.String(), want) })
 }
 
 // ATTACKS 32: no private key in a log, of a good response or a bad one.

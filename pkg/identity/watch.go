@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -147,10 +148,10 @@ func (s *Source) accept(resp *workload.X509SVIDResponse) (granted bool, err erro
 	}
 	s.announce(m)
 	for _, err := range m.refused {
-		s.opts.log.Warn("part of a Workload API response refused, its trust domain is not trusted", "err", err)
+		s.log.add(slog.LevelWarn, "part of a Workload API response refused, its trust domain is not trusted", "err", err)
 	}
 	if n := len(resp.GetCrl()); n > 0 {
-		s.opts.log.Warn("Workload API sent revocation lists, which are not evaluated", "lists", n)
+		s.log.add(slog.LevelWarn, "Workload API sent revocation lists, which are not evaluated", "lists", n)
 	}
 	if s.held == nil || s.held.serial != m.serial {
 		s.rotated = now
@@ -175,22 +176,22 @@ func (s *Source) choice() choice {
 
 // announce logs what a response changes. The caller holds mu.
 func (s *Source) announce(m *material) {
-	log := s.opts.log.With("id", m.svid.ID.String())
+	id, expires := m.svid.ID.String(), stamp(m.notAfter)
 	if s.held == nil {
-		log.Info("identity received", "socket", s.addr, "serial", m.serial, "expires", stamp(m.notAfter))
+		s.log.add(slog.LevelInfo, "identity received", "id", id, "socket", s.addr, "serial", m.serial, "expires", expires)
 		return
 	}
 	switch {
 	case s.withdrawn:
-		log.Info("identity granted again", "serial", m.serial, "expires", stamp(m.notAfter))
+		s.log.add(slog.LevelInfo, "identity granted again", "id", id, "serial", m.serial, "expires", expires)
 	case !s.connected:
-		log.Info("Workload API is back", "socket", s.addr)
+		s.log.add(slog.LevelInfo, "Workload API is back", "id", id, "socket", s.addr)
 	}
 	if s.held.serial != m.serial {
-		log.Info("identity rotated", "old_serial", s.held.serial, "serial", m.serial, "expires", stamp(m.notAfter))
+		s.log.add(slog.LevelInfo, "identity rotated", "id", id, "old_serial", s.held.serial, "serial", m.serial, "expires", expires)
 	}
 	if !s.held.sameBundles(m) {
-		log.Info("trust bundles changed", "trust_domains", len(m.bundles))
+		s.log.add(slog.LevelInfo, "trust bundles changed", "id", id, "trust_domains", len(m.bundles))
 	}
 }
 
@@ -206,7 +207,7 @@ func (s *Source) lost(err error) {
 		return
 	}
 	if wasConnected || s.lostErr == nil || s.lostErr.Error() != err.Error() {
-		s.opts.log.Warn("Workload API is away, retrying", "socket", s.addr, "err", err)
+		s.log.add(slog.LevelWarn, "Workload API is away, retrying", "socket", s.addr, "err", err)
 	}
 	s.lostErr = err
 	if !s.withdrawn { // otherwise why the identity is not used is still that it was withdrawn
@@ -220,7 +221,7 @@ func (s *Source) lost(err error) {
 // withdraw stops the use of the identity (Workload API §5.2.1). The caller holds mu.
 func (s *Source) withdraw(err error) {
 	if !s.withdrawn {
-		s.opts.log.Error("identity withdrawn, no longer used", "id", s.held.svid.ID.String(), "serial", s.held.serial, "err", err)
+		s.log.add(slog.LevelError, "identity withdrawn, no longer used", "id", s.held.svid.ID.String(), "serial", s.held.serial, "err", err)
 	}
 	s.withdrawn, s.lastErr = true, err
 	s.broadcast()
