@@ -18,7 +18,7 @@ type auditCommand struct {
 
 type auditShowCommand struct {
 	workload
-	ID     string `arg:"" help:"The decision's ID: 32 hexadecimal digits, from the error of a denied call."`
+	ID     string `arg:"" expects:"a decision's ID, from the error of a denied call" help:"The decision's ID: 32 hexadecimal digits, from the error of a denied call."`
 	Addr   string `default:"audit" placeholder:"ADDR" help:"The audit service: HOST:PORT, or the name of a service of the mesh that runs in --run-dir (${default})."`
 	Expect string `default:"/audit" placeholder:"ID" help:"The SPIFFE ID that it must have (${default})."`
 }

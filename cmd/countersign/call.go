@@ -19,7 +19,7 @@ import (
 type callCommand struct {
 	server
 	workload
-	Method string        `arg:"" help:"Package.Service/Method; the method alone where only one service known here has it."`
+	Method string        `arg:"" expects:"a method, such as CheckTrialBalance" help:"Package.Service/Method; the method alone where only one service known here has it."`
 	Data   string        `short:"d" placeholder:"JSON" help:"The request: JSON, @FILE, or - for standard input. Several, one after another, for a client stream. Empty by default."`
 	Wait   time.Duration `name:"timeout" placeholder:"DURATION" help:"How long the call may take. Without it as long as it likes: streams end with Ctrl-C."`
 }

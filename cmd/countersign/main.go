@@ -115,10 +115,28 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 func usage(err error) error {
 	where := "countersign"
 	if parse, ok := errors.AsType[*kong.ParseError](err); ok && parse.Context.Selected() != nil {
+		err = expectation(err, parse.Context.Selected().Positional)
 		where = strings.TrimSpace("countersign " + parse.Context.Command())
 		where, _, _ = strings.Cut(where, " <")
 	}
 	return &codeError{code: codeUsage, error: fmt.Errorf("%w (%s --help explains all flags)", err, where)}
+}
+
+// expectation says in words which arguments are missing, by their tag "expects"; kong names their placeholders.
+func expectation(err error, arguments []*kong.Positional) error {
+	if !strings.HasPrefix(err.Error(), `expected "<`) {
+		return err
+	}
+	var missing []string
+	for _, argument := range arguments {
+		if what := argument.Tag.Get("expects"); what != "" && strings.Contains(err.Error(), "<"+argument.Name+">") {
+			missing = append(missing, what)
+		}
+	}
+	if len(missing) == 0 {
+		return err
+	}
+	return fmt.Errorf("expected %s", strings.Join(missing, ", and "))
 }
 
 // signals returns a context that ends with the first SIGINT, SIGTERM or SIGHUP, and a channel that is closed by the second.

@@ -41,9 +41,10 @@ func showPeers(out *console.Console, list []*adminv1.Connection, now time.Time) 
 			{Text: console.Span(now.Sub(c.GetOpenTime().AsTime()))},
 			{Text: remaining(c.GetExpireTime().AsTime().Sub(now))},
 			{Text: strconv.FormatInt(c.GetCalls(), 10)},
+			{Text: c.GetPeerAuthority()}, // last and whole: it is long, and what revoke --authority takes
 		})
 	}
-	out.Table([]string{"peer", "direction", "serial", "remote address", "age", "expires in", "calls"}, rows)
+	out.Table([]string{"peer", "direction", "serial", "remote address", "age", "expires in", "calls", "authority"}, rows)
 }
 
 func directionOf(c *adminv1.Connection) string {

@@ -4,6 +4,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/countersign-mesh/countersign/pkg/identity"
 )
 
 func TestPeersListsTheLiveConnectionsOfAService(t *testing.T) {
@@ -15,6 +17,7 @@ func TestPeersListsTheLiveConnectionsOfAService(t *testing.T) {
 	}
 	b.connect(t, "/ledger", "audit")
 	serial := b.Identity(t, "/payments").Status().Serial
+	authority := identity.AuthorityOf(b.CA().Bundle().X509Authorities()[0]) // whole: revoke --authority takes it as it is
 	for name, args := range map[string][]string{
 		"by its name":    {"peers", "ledger"},
 		"by its address": {"peers", "--expect=/ledger", b.address(t, "ledger")},
@@ -24,10 +27,10 @@ func TestPeersListsTheLiveConnectionsOfAService(t *testing.T) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		for _, want := range []string{
-			`PEER +DIRECTION +SERIAL +REMOTE ADDRESS +AGE +EXPIRES IN +CALLS\n`,
-			`spiffe://bank\.test/payments +inbound +` + serial + ` +127\.0\.0\.1:\d+ +\d+ s +(59 min \d+ s|1 h 0 min) +2\n`,
-			`spiffe://bank\.test/audit +outbound +[0-9a-f]+ +` + regexp.QuoteMeta(b.address(t, "audit")) + ` .* 1\n`,
-			`spiffe://bank\.test/operator +inbound .* 1\n`,
+			`PEER +DIRECTION +SERIAL +REMOTE ADDRESS +AGE +EXPIRES IN +CALLS +AUTHORITY\n`,
+			`spiffe://bank\.test/payments +inbound +` + serial + ` +127\.0\.0\.1:\d+ +\d+ s +(59 min \d+ s|1 h 0 min) +2 +` + authority + `\n`,
+			`spiffe://bank\.test/audit +outbound +[0-9a-f]+ +` + regexp.QuoteMeta(b.address(t, "audit")) + ` .* 1 +` + authority + `\n`,
+			`spiffe://bank\.test/operator +inbound .* 1 +` + authority + `\n`,
 		} {
 			if !regexp.MustCompile(want).MatchString(out) {
 				t.Errorf("%s: nothing in it matches %s:\n%s", name, want, out)

@@ -36,7 +36,7 @@ func (w workload) logged(ctx context.Context, s *session, log *slog.Logger, f fu
 
 // server is who a command talks to.
 type server struct {
-	Addr   string `arg:"" help:"HOST:PORT, or the name of a service of the mesh that runs in --run-dir."`
+	Addr   string `arg:"" expects:"a server, such as payments" help:"HOST:PORT, or the name of a service of the mesh that runs in --run-dir."`
 	Expect string `placeholder:"ID" help:"The SPIFFE ID that the server must have, such as spiffe://bank.test/ledger or, in the own trust domain, /ledger. Known for a service's name."`
 }
 
