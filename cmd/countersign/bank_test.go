@@ -135,9 +135,16 @@ func (b *bank) connect(t *testing.T, from, to string) (call func() error) {
 // countersign runs a command line against the bank.
 func (b *bank) countersign(t *testing.T, args ...string) (stdout string, err error) {
 	t.Helper()
+	stdout, _, err = b.warned(t, args...)
+	return stdout, err
+}
+
+// warned is countersign for who wants to see the warnings too.
+func (b *bank) warned(t *testing.T, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
 	var out, errs bytes.Buffer
 	err = run(append([]string{"--run-dir", b.dir.String()}, args...), strings.NewReader(""), &out, &errs)
-	return out.String(), err
+	return out.String(), errs.String(), err
 }
 
 // text is the policy file as it is now.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"google.golang.org/grpc"
 
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/admin"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/console"
@@ -50,17 +51,22 @@ func followUp(ctx context.Context, s *session, self *dial.Workload, services []r
 
 // heeds is followUp for one service.
 func heeds(ctx context.Context, self *dial.Workload, service rundir.Program, r admin.Revoked) admin.Outcome {
-	id, err := spiffeid.FromString(service.SPIFFEID)
-	if err != nil {
-		return admin.Outcome{Err: err}
-	}
-	conn, err := self.Dial(dial.Target{Address: service.Address, ID: id})
+	conn, err := dialService(self, service)
 	if err != nil {
 		return admin.Outcome{Err: err}
 	}
 	o := r.Follow(ctx, conn)
 	o.Err = errors.Join(o.Err, conn.Close())
 	return o
+}
+
+// dialService returns a connection to a service of the mesh. The caller closes it.
+func dialService(self *dial.Workload, service rundir.Program) (*grpc.ClientConn, error) {
+	id, err := spiffeid.FromString(service.SPIFFEID)
+	if err != nil {
+		return nil, err
+	}
+	return self.Dial(dial.Target{Address: service.Address, ID: id})
 }
 
 func showCuts(out *console.Console, services []rundir.Program, outcomes []admin.Outcome, since time.Time) {

@@ -23,15 +23,17 @@ import (
 type revokeCommand struct {
 	workload
 	ID        string `xor:"subject" placeholder:"ID" help:"A workload, such as /risk or spiffe://bank.test/risk: every SVID that it has or will get."`
-	Serial    string `xor:"subject" placeholder:"HEX" help:"One SVID, by its serial number in hexadecimal; countersign peers shows it."`
-	Authority string `xor:"subject" placeholder:"HEX" help:"A signing certificate, root or intermediate, by its subject key ID in hexadecimal: whatever it signed."`
+	Serial    string `xor:"subject" placeholder:"HEX" help:"One SVID, by its serial number in hexadecimal, which countersign peers shows under SERIAL."`
+	Authority string `xor:"subject" placeholder:"HEX" help:"A signing certificate, root or intermediate, by its subject key ID in hexadecimal: whatever it signed. countersign peers shows the one at the end of each peer's chain under AUTHORITY."`
 	Why       string `placeholder:"TEXT" help:"Why, for whoever reviews the file."`
 	Policy    string `placeholder:"FILE" help:"The policy file; by default that of the mesh that runs in --run-dir."`
-	Force     bool   `help:"Also when it is this process itself that is revoked."`
+	Force     bool   `help:"Write it at once: also when it is this process itself that is revoked, or a serial number that several have."`
 }
 
 const (
-	// writeBound is how long the file may be in the hands of others, askBound how long the services may take to heed it.
+	// spareBound is how long it may take to find out whom else the revocation would hit, before it is written.
+	spareBound = time.Second
+	// writeBound is how long the file may keep changing, askBound how long the services may take to heed it.
 	writeBound = 5 * time.Second
 	askBound   = 5 * time.Second
 	// maxWhy is the policy file's limit (mesh.policy.v1.Revocation).
@@ -77,32 +79,46 @@ func (c *revokeCommand) Run(ctx context.Context, s *session) (err error) {
 	if err != nil {
 		return err
 	}
-	self, selfErr := c.self(ctx, s, place)
-	if self != nil {
-		defer func() { err = errors.Join(err, self.Close()) }()
-		if err := c.spareSelf(self, what); err != nil {
+	var self *dial.Workload
+	defer func() { err = errors.Join(err, closeWorkload(self)) }()
+	if !c.Force {
+		if self, err = c.spare(ctx, s, place, what); err != nil {
 			return err
 		}
 	}
-	bounded, cancel := context.WithTimeout(ctx, writeBound)
-	defer cancel()
-	change, err := policyfile.Revoke(bounded, place.policy, entry)
-	if err != nil {
+	change, err := write(ctx, s, place.policy, entry, what)
+	if err != nil || !change.Added {
 		return err
+	}
+	if place.unasked != "" {
+		s.out.Printf("No service was asked: %s\n", place.unasked)
+		return nil
+	}
+	if self == nil {
+		if self, err = c.self(ctx, s); err != nil {
+			return fmt.Errorf("the revocation is written, but no service could be asked whether it is in force: %w", err)
+		}
+	}
+	return followUp(ctx, s, self, place.services, admin.Revoked{What: what, Version: change.Version, Time: change.Time})
+}
+
+// write puts the revocation into the policy file, and says what it did.
+func write(ctx context.Context, s *session, path string, entry *policyv1.Revocation, what identity.Revocation) (policyfile.Change, error) {
+	ctx, cancel := context.WithTimeout(ctx, writeBound)
+	defer cancel()
+	change, err := policyfile.Revoke(ctx, path, entry)
+	if err != nil {
+		return policyfile.Change{}, err
 	}
 	if !change.Added {
 		s.out.Printf("%s revokes %s already; nothing was changed.\n", change.Entry, describe(what))
-		return nil
+		return change, nil
 	}
 	s.out.Printf("%s revokes %s.\n", change.Entry, describe(what))
-	switch {
-	case place.unasked != "":
-		s.out.Printf("No service was asked: %s\n", place.unasked)
-		return nil
-	case selfErr != nil:
-		return fmt.Errorf("the revocation is written, but no service could be asked whether it is in force: %w", selfErr)
+	if change.Unlocked {
+		s.out.Printf("Another process keeps the file locked. After a second it was not waited for any longer.\n")
 	}
-	return followUp(ctx, s, self, place.services, admin.Revoked{What: what, Version: change.Version, Time: change.Time})
+	return change, nil
 }
 
 // place is where a revocation is written, and who has to heed it.
@@ -176,12 +192,8 @@ func (c *revokeCommand) entry(own spiffeid.TrustDomain) (entry *policyv1.Revocat
 	return entry, what, err
 }
 
-// self is this process's identity. Without one a revocation can still be written: an authority that is down is no reason to put up with a
-// workload that was broken into. It is nil without an error when there is nobody to be asked and no Workload API is named.
-func (c *revokeCommand) self(ctx context.Context, s *session, at place) (*dial.Workload, error) {
-	if at.unasked != "" && c.Socket == "" {
-		return nil, nil //nolint:nilnil // see above
-	}
+// self is this process's identity. The caller closes it.
+func (c *revokeCommand) self(ctx context.Context, s *session) (*dial.Workload, error) {
 	endpoint, err := dial.Endpoint(c.Socket, s.dir)
 	if err != nil {
 		return nil, err
@@ -189,46 +201,11 @@ func (c *revokeCommand) self(ctx context.Context, s *session, at place) (*dial.W
 	return dial.Open(ctx, endpoint, slog.New(slog.DiscardHandler))
 }
 
-// spareSelf fails when the revocation would lock out the one who makes it.
-func (c *revokeCommand) spareSelf(self *dial.Workload, what identity.Revocation) error {
-	flag, err := ownPart(self, what)
-	if err != nil || flag == "" || c.Force {
-		return err
+func closeWorkload(w *dial.Workload) error {
+	if w == nil {
+		return nil
 	}
-	return fmt.Errorf("%s: that is this process's own, %s: it could not ask about anything any more; if that is meant, add --force", flag, self.ID())
-}
-
-// ownPart returns the flag that names something of this process's own identity, and "" when none does.
-func ownPart(self *dial.Workload, what identity.Revocation) (flag string, err error) {
-	svid, err := self.GetX509SVID()
-	if err != nil {
-		return "", err
-	}
-	if what.ID == svid.ID {
-		return "--id", nil
-	}
-	if what.Serial != "" && what.Serial == self.Status().Serial {
-		return "--serial", nil
-	}
-	if what.Authority == "" {
-		return "", nil
-	}
-	bundle, err := self.GetX509BundleForTrustDomain(svid.ID.TrustDomain())
-	if err != nil {
-		return "", err
-	}
-	chain := svid.Certificates
-	for _, cert := range chain[1:] {
-		if identity.AuthorityOf(cert) == what.Authority {
-			return "--authority", nil
-		}
-	}
-	for _, root := range bundle.X509Authorities() {
-		if identity.AuthorityOf(root) == what.Authority && chain[len(chain)-1].CheckSignatureFrom(root) == nil {
-			return "--authority", nil
-		}
-	}
-	return "", nil
+	return w.Close()
 }
 
 func describe(what identity.Revocation) string {

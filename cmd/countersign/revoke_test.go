@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -136,43 +137,6 @@ func TestRevokeOfWhatIsRevokedAlreadyChangesNothing(t *testing.T) {
 	}
 }
 
-func TestRevokeSparesTheOneWhoCalls(t *testing.T) {
-	t.Parallel()
-	b := newBank(t, "ledger")
-	before := b.text(t)
-	for name, args := range map[string][]string{
-		"its SPIFFE ID":     {"--id=/operator"},
-		"its serial number": {"--serial=" + b.Identity(t, "/operator").Status().Serial},
-		"its authority":     {"--authority=" + identity.AuthorityOf(b.CA().Bundle().X509Authorities()[0])},
-	} {
-		_, err := b.countersign(t, append([]string{"revoke"}, args...)...)
-		flag, _, _ := strings.Cut(args[0], "=")
-		if err == nil || !strings.Contains(err.Error(), flag+": ") || !strings.Contains(err.Error(), "add --force") || b.text(t) != before {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	out, err := b.countersign(t, "revoke", "--id=/operator", "--force")
-	if !errors.Is(err, errNotHeeded) || !strings.Contains(err.Error(), "ledger: ") || exitCode(err) != 1 || !strings.Contains(b.text(t), "- id: /operator\n") {
-		t.Errorf("with --force: %v\n%s", err, out)
-	}
-}
-
-// A chain may have more authorities in it than the one at its end.
-func TestRevokeSparesTheOneWhoCallsByWayOfAnIntermediate(t *testing.T) {
-	t.Parallel()
-	b := newBank(t, "ledger")
-	below := b.CA().Intermediate(t)
-	svid := below.SVID(t, "/operator")
-	api := b.API(t, "/operator")
-	changed := b.Identity(t, "/operator").Changed()
-	api.Grant(t, svid, b.CA().Bundle())
-	<-changed
-	_, err := b.countersign(t, "revoke", "--authority", identity.AuthorityOf(svid.Certificates[1]))
-	if err == nil || !strings.Contains(err.Error(), "add --force") {
-		t.Errorf("the error is %v", err)
-	}
-}
-
 func TestRevokeNamesTheServicesThatDoNotHeedIt(t *testing.T) {
 	t.Parallel()
 	b := newBank(t, "ledger")
@@ -245,14 +209,23 @@ func TestRevokeInAnotherFileThanTheMeshesAsksNobody(t *testing.T) {
 	}
 }
 
-// An authority that is down is no reason to put up with a workload that was broken into.
-func TestRevokeIsWrittenAlsoWhenNobodyCanBeAsked(t *testing.T) {
+// ATTACKS 37: who may read the policy file may lock it, and the workload that is to be revoked may read it.
+func TestRevokeIsNotHeldOffByALock(t *testing.T) {
 	t.Parallel()
 	b := newBank(t, "ledger")
-	b.API(t, "/operator").Stop()
+	file, err := os.Open(b.policy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_SH); err != nil {
+		t.Fatal(err)
+	}
 	out, err := b.countersign(t, "revoke", "--id=/risk")
-	if err == nil || !strings.Contains(err.Error(), "no service could be asked") || !strings.Contains(b.text(t), "- id: /risk\n") {
+	if err != nil || !strings.Contains(b.text(t), "- id: /risk\n") || !strings.Contains(out, "\nAnother process keeps the file locked.") {
 		t.Errorf("%v:\n%s", err, out)
 	}
-	b.API(t, "/operator").Start(t)
+	if out, err := b.countersign(t, "revoke", "--id=/audit"); err != nil || strings.Contains(out, "locked") {
+		t.Errorf("the file that took its place, %v:\n%s", err, out)
+	}
 }
