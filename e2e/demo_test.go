@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"os"
 	"strings"
 	"testing"
 
 	"github.com/countersign-mesh/countersign/e2e/internal/bank"
+	"github.com/countersign-mesh/countersign/pkg/authz"
 )
 
 // TestDemo plays the story on a fresh mesh whose SVIDs rotate every few seconds, plays it again, and then on a mesh whose policy lets
@@ -39,13 +41,25 @@ func TestDemo(t *testing.T) {
 	}
 }
 
-// waitForPolicy waits until a service has a second policy in force.
+// waitForPolicy waits until a service has the policy in force that is in the file. Its log tells of others too: each demo revokes an identity
+// and takes it back.
 func waitForPolicy(t *testing.T, mesh *bank.Mesh, service string) {
 	t.Helper()
+	text, err := os.ReadFile(mesh.Policy())
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy, err := authz.Parse(mesh.Policy(), text)
+	if err != nil {
+		t.Fatal(err)
+	}
 	bank.Eventually(t, 2*promise, func() string {
-		if !strings.Contains(mesh.Log(t, service), "a new policy is in force") {
-			return service + " has not taken the new policy:\n" + mesh.Log(t, service)
+		log := mesh.Log(t, service)
+		for line := range strings.Lines(log) {
+			if strings.Contains(line, "a new policy is in force") && strings.Contains(line, policy.Version()) {
+				return ""
+			}
 		}
-		return ""
+		return service + " has not taken policy " + policy.Version() + ":\n" + log
 	})
 }

@@ -126,6 +126,29 @@ func authoritySeries(m *meshtest.Mesh) string {
 		identity.AuthorityOf(authorities[len(authorities)-1]), m.CA().TrustDomain().Name())
 }
 
+// shorten grants the risk service an SVID that expires within a test. On a machine that stands still meanwhile it has expired before it
+// arrives, and is refused: the next one lives longer.
+func (p process) shorten(t *testing.T, m *meshtest.Mesh) {
+	t.Helper()
+	for life := 3 * time.Second; life < 20*time.Second; life *= 2 {
+		svid := m.CA().SVID(t, "/risk", meshtest.Lifetime(life))
+		m.API(t, "/risk").Grant(t, svid, m.CA().Bundle())
+		expired := time.After(life)
+		for waiting := true; waiting; {
+			changed := p.Identity.Changed()
+			if p.Identity.Status().Serial == svid.Certificates[0].SerialNumber.Text(16) {
+				return
+			}
+			select {
+			case <-changed:
+			case <-expired:
+				waiting = false
+			}
+		}
+	}
+	t.Fatalf("no short-lived SVID was taken: %s", p.Identity.Status())
+}
+
 func TestMetricsFollowTheIdentity(t *testing.T) {
 	t.Parallel()
 	m := meshtest.New(t, "bank.test", policy)
@@ -155,9 +178,10 @@ func TestMetricsFollowTheIdentity(t *testing.T) {
 		oldest:                               day, newest: day,
 	})
 	m.CA().Retire()
-	api.Grant(t, m.CA().SVID(t, "/risk", meshtest.Lifetime(3*time.Second)), m.CA().Bundle())
+	p.shorten(t, m)
+	rotations := float64(p.Identity.Status().Rotations)
 	p.await(t, "after the old authority has left the bundle", map[string]within{
-		"countersign_svid_rotations_total": exactly(2),
+		"countersign_svid_rotations_total": exactly(max(2, rotations)),
 		oldest:                             absent, newest: day,
 	})
 
@@ -174,7 +198,7 @@ func TestMetricsFollowTheIdentity(t *testing.T) {
 	api.Start(t)
 	p.await(t, "when the Workload API is back", map[string]within{
 		"countersign_svid_remaining_seconds": {3000, 3600},
-		"countersign_svid_rotations_total":   exactly(3),
+		"countersign_svid_rotations_total":   exactly(rotations + 1),
 		"countersign_identity_state":         exactly(float64(identity.StateFresh)),
 		"countersign_workload_api_connected": exactly(1),
 	})
