@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/countersign-mesh/countersign/e2e/internal/bank"
-	"github.com/countersign-mesh/countersign/pkg/authz"
+	"github.com/countersign-mesh/countersign/pkg/policy"
 )
 
 // TestDemo plays the story on a fresh mesh whose SVIDs rotate every few seconds, plays it again, and then on a mesh whose policy lets
@@ -49,7 +49,7 @@ func waitForPolicy(t *testing.T, mesh *bank.Mesh, service string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	policy, err := authz.Parse(mesh.Policy(), text)
+	policy, err := policy.Parse(mesh.Policy(), text)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/countersign-mesh/countersign/e2e/internal/bank"
-	"github.com/countersign-mesh/countersign/pkg/authz"
+	"github.com/countersign-mesh/countersign/pkg/identity"
+	"github.com/countersign-mesh/countersign/pkg/policy"
 	auditv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/audit/v1"
 )
 
@@ -30,7 +31,7 @@ func testDenyMatrix(t *testing.T, mesh *bank.Mesh) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	policy, err := authz.Parse("bank.yaml", text)
+	parsed, err := policy.Parse("bank.yaml", text)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,14 +43,14 @@ func testDenyMatrix(t *testing.T, mesh *bank.Mesh) {
 	var allowed, denied int
 	decisions := make(map[string]string)
 	for _, actor := range everybody() {
-		identity := mesh.Identity(t, actor)
-		id := spiffeid.RequireFromString(identity.ID())
+		self := mesh.Identity(t, actor)
+		id := spiffeid.RequireFromString(self.ID())
 		for _, server := range bank.Services() {
-			conn := mesh.Dial(t, identity, server)
+			conn := mesh.Dial(t, self, server)
 			for _, method := range methods {
 				cell := actor + " → " + server + " " + method.Full
-				want := policy.Decide(method.Full, id).Allowed
-				if naive[method.Full][identity.ID()] != want {
+				want := parsed.Decide(policy.Call{Method: method.Full, Peer: &identity.Peer{ID: id}}).Allowed
+				if naive[method.Full][self.ID()] != want {
 					t.Errorf("%s: the library decides %t, the bare file says %t", cell, want, !want)
 				}
 				err := bank.Call(t.Context(), conn, method)

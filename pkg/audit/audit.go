@@ -49,6 +49,10 @@ type Decision struct {
 	// TraceID is the W3C trace ID of the call, all zero when it has none. It is bytes, as OpenTelemetry's TraceID is, so that
 	// the call does not pay for its text form.
 	TraceID [16]byte
+	// ShadowRule is where the rule in shadow stands that applies to the call, "file:line"; empty when none does. ShadowAllowed is what the
+	// verdict would be if the rules in shadow were enforced.
+	ShadowRule    string
+	ShadowAllowed bool
 }
 
 // Recorder takes decisions. Record must not block: it is called on the path of every call.

@@ -46,6 +46,12 @@ func (d *Decision) message() *auditv1.Decision {
 	if d.Allowed {
 		m.Verdict = auditv1.Verdict_VERDICT_ALLOWED
 	}
+	if d.ShadowRule != "" {
+		m.ShadowRule, m.ShadowVerdict = clip(d.ShadowRule, maxText), auditv1.Verdict_VERDICT_DENIED
+		if d.ShadowAllowed {
+			m.ShadowVerdict = auditv1.Verdict_VERDICT_ALLOWED
+		}
+	}
 	if d.TraceID != [16]byte{} {
 		m.TraceId = hex.EncodeToString(d.TraceID[:])
 	}

@@ -1,11 +1,12 @@
+// Package authz asks the policy on every call and every message of a stream.
+//
+// File keeps the latest good policy of a file in force, and Guard asks it. Package policy is what they ask.
 package authz
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"maps"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,18 +14,19 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/countersign-mesh/countersign/pkg/identity"
+	"github.com/countersign-mesh/countersign/pkg/policy"
 	"github.com/countersign-mesh/countersign/pkg/watchfile"
 )
 
-// File is a policy file that is watched. It holds the last good policy: a file that cannot be read, does not parse or does not
+// File is a policy file that is watched, with the files that it includes. It holds the last good policy: a file that cannot be read, does not parse or does not
 // cover the services of this process changes nothing. It is safe for concurrent use. The zero value is not usable; see Open.
 type File struct {
 	path    string
 	log     *slog.Logger
-	current atomic.Pointer[Policy]
+	current atomic.Pointer[policy.Policy]
 
 	mu       sync.Mutex
-	services map[string]grpc.ServiceInfo
+	services map[string][]string
 	// failure is why the file as it is now is not in force; nil when it is.
 	failure  error
 	failures int
@@ -44,38 +46,48 @@ func Open(path string, opts ...FileOption) (*File, error) {
 	for _, opt := range opts {
 		opt(f)
 	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("read the policy: %w", err)
-	}
-	policy, err := Parse(path, data)
+	loaded, err := policy.Load(path)
 	if err != nil {
 		return nil, err
 	}
 	f.loaded = time.Now()
-	f.current.Store(policy)
+	f.current.Store(loaded)
 	return f, nil
 }
 
 // Policy returns the policy in force: one atomic load. Whoever decides takes it once, so that no decision sees two policies.
-func (f *File) Policy() *Policy { return f.current.Load() }
+func (f *File) Policy() *policy.Policy { return f.current.Load() }
 
 // Revocations returns whom the policy in force revokes; see transport.Registry.Heed.
 func (f *File) Revocations() *identity.Revocations { return f.Policy().Revocations() }
 
-// Require makes the policy cover a server's services (see Policy.Covers): it fails when the policy in force does not, and from
+// Require makes the policy cover a server's services (see policy.Policy.Covers): it fails when the policy in force does not, and from
 // then on no policy comes into force that does not.
 func (f *File) Require(services map[string]grpc.ServiceInfo) error {
+	served := methodsOf(services)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.current.Load().Covers(services); err != nil {
+	if err := f.current.Load().Covers(served); err != nil {
 		return err
 	}
 	if f.services == nil {
-		f.services = make(map[string]grpc.ServiceInfo)
+		f.services = make(map[string][]string)
 	}
-	maps.Copy(f.services, services) // a process may have more than one server
+	maps.Copy(f.services, served) // a process may have more than one server
 	return nil
+}
+
+// methodsOf returns the names of the methods of each service.
+func methodsOf(services map[string]grpc.ServiceInfo) map[string][]string {
+	served := make(map[string][]string, len(services))
+	for name, info := range services {
+		methods := []string{} // a service without methods is one
+		for _, m := range info.Methods {
+			methods = append(methods, m.Name)
+		}
+		served[name] = methods
+	}
+	return served
 }
 
 // FileStatus is a snapshot of a File.
@@ -105,42 +117,46 @@ func (f *File) Changed() <-chan struct{} {
 // Watch keeps the policy up to date until ctx ends, and returns nil then. A change is in force within a second. It sees
 // writes, renames into place, and a symlink that is turned to another target, as Kubernetes does with a ConfigMap.
 func (f *File) Watch(ctx context.Context) error {
-	return watchfile.Watch(ctx, f.path, f.Policy().text, f.log, f.refresh)
+	return watchfile.Watch(ctx, watchfile.Content[policy.Source]{
+		Path:  f.path,
+		Read:  func() (policy.Source, error) { return policy.Read(f.path) },
+		Equal: policy.Source.Equal,
+	}, f.Policy().Source(), f.log, f.refresh)
 }
 
 // refresh puts the file as it is now in force if it is good.
-func (f *File) refresh(ctx context.Context, file watchfile.Look) {
-	if file.Err != nil {
-		f.reject(ctx, fmt.Errorf("read the policy: %w", file.Err))
+func (f *File) refresh(ctx context.Context, now watchfile.Look[policy.Source]) {
+	if now.Err != nil {
+		f.reject(ctx, now.Err)
 		return
 	}
-	if file.Text == f.Policy().text {
+	if now.Value.Equal(f.Policy().Source()) {
 		f.readmit(ctx)
 		return
 	}
-	policy, err := Parse(f.path, []byte(file.Text))
+	next, err := policy.Compile(now.Value)
 	if err != nil {
 		f.reject(ctx, err)
 		return
 	}
-	f.install(ctx, policy)
+	f.install(ctx, next)
 }
 
-// install puts policy in force if it covers the services of this process.
-func (f *File) install(ctx context.Context, policy *Policy) {
+// install puts a policy in force if it covers the services of this process.
+func (f *File) install(ctx context.Context, next *policy.Policy) {
 	f.mu.Lock()
-	err := policy.Covers(f.services)
+	err := next.Covers(f.services)
 	if err != nil {
 		f.mu.Unlock()
 		f.reject(ctx, err)
 		return
 	}
-	old := f.current.Swap(policy)
+	old := f.current.Swap(next)
 	f.failure, f.loaded = nil, time.Now()
 	close(f.changed)
 	f.changed = make(chan struct{})
 	f.mu.Unlock()
-	f.log.InfoContext(ctx, "a new policy is in force", "file", f.path, "version", policy.Version(), "replaced", old.Version())
+	f.log.InfoContext(ctx, "a new policy is in force", "file", f.path, "version", next.Version(), "replaced", old.Version())
 }
 
 // reject keeps the policy in force and says why.

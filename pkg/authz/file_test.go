@@ -94,7 +94,7 @@ func eventually(t *testing.T, bound time.Duration, what string, condition func()
 	}
 }
 
-func allows(file *authz.File, peer spiffeid.ID) bool { return file.Policy().Decide(post, peer).Allowed }
+func allows(file *authz.File, peer spiffeid.ID) bool { return file.Policy().Decide(callOf(post, peer)).Allowed }
 
 func TestOpenRefusesAFileThatIsWrong(t *testing.T) {
 	t.Parallel()
@@ -263,7 +263,7 @@ func TestDecisionsNeverMixVersions(t *testing.T) {
 				default:
 				}
 				policy := file.Policy()
-				if policy.Decide(post, payments).Allowed == policy.Decide(post, risk).Allowed {
+				if policy.Decide(callOf(post, payments)).Allowed == policy.Decide(callOf(post, risk)).Allowed {
 					t.Error("one policy allowed both or neither")
 					return
 				}

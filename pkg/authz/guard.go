@@ -12,15 +12,17 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/countersign-mesh/countersign/pkg/audit"
 	"github.com/countersign-mesh/countersign/pkg/identity"
+	"github.com/countersign-mesh/countersign/pkg/policy"
 )
 
 // Policies is where a Guard finds the policy in force; a File is one.
 type Policies interface {
 	// Policy returns the policy in force.
-	Policy() *Policy
+	Policy() *policy.Policy
 	// Changed is closed when the next policy comes into force. Whoever waits for that calls it before Policy.
 	Changed() <-chan struct{}
 }
@@ -67,74 +69,90 @@ type discard struct{}
 func (discard) Record(audit.Decision) {}
 
 // Admit decides on a call before any of it is read but its headers. It fails for one that is denied, which is recorded
-// then. One that it lets in meets Unary or Stream, where its decision is made again, recorded, and final.
+// then. One that it lets in meets Unary or Stream, where its decision is made again, recorded, and final; so does one that depends on its request.
 //
 // gRPC reads and decodes a unary request before it asks an interceptor: without this, a caller that is not allowed would be told by
 // the errors of decoding which methods exist, and could make a server hold its messages.
 func (g *Guard) Admit(ctx context.Context, fullMethod string) error {
-	peer, ok := identity.FromContext(ctx)
-	if ok && decide(g.policies.Policy(), fullMethod, peer).Allowed {
+	d := g.decide(ctx, fullMethod, nil)
+	if d.verdict.Allowed || d.verdict.Undecided {
 		return nil
 	}
-	_, err := g.check(ctx, fullMethod)
-	return err
+	return g.settle(ctx, d)
 }
 
 // Unary guards unary calls.
 func (g *Guard) Unary() grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		if _, err := g.check(ctx, info.FullMethod); err != nil {
+		if err := g.settle(ctx, g.decide(ctx, info.FullMethod, req)); err != nil {
 			return nil, err
 		}
 		return handler(ctx, req)
 	}
 }
 
-// Stream guards streams: when they open, and again once another policy is in force. A stream that is no longer allowed then
-// ends: its context does, and its messages fail.
+// Stream guards streams: when they open, at each message where the policy asks for what is in it, and again once another policy is in force. A
+// stream that is no longer allowed then ends: its context does, and its messages fail.
 func (g *Guard) Stream() grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-		policy, err := g.check(ss.Context(), info.FullMethod)
-		if err != nil {
+		guarded := newGuardedStream(ss, g, info)
+		if err := guarded.open(); err != nil {
 			return err
 		}
-		guarded := newGuardedStream(ss, g, info.FullMethod, policy)
 		unfollow := guarded.follow()
 		defer unfollow()
 		return guarded.result(handler(srv, guarded))
 	}
 }
 
-// check is the one place where a call is let in. It returns the policy that let it in, or the error for the caller.
-func (g *Guard) check(ctx context.Context, fullMethod string) (*Policy, error) {
-	policy := g.policies.Policy()
-	decision := audit.Decision{
-		ID:            audit.NewID(),
-		Time:          time.Now(),
-		Method:        fullMethod,
-		PolicyVersion: policy.Version(),
-		TraceID:       trace.SpanContextFromContext(ctx).TraceID(),
-	}
-	verdict := Verdict{Reason: "the caller has no verified identity"}
-	if peer, ok := identity.FromContext(ctx); ok {
-		decision.PeerID, decision.PeerSerial = peer.ID.String(), peer.Serial
-		verdict = decide(policy, fullMethod, peer)
-	}
-	decision.Allowed, decision.Rule, decision.Reason = verdict.Allowed, verdict.Rule, verdict.Reason
-	g.recorder.Record(decision)
-	if verdict.Allowed {
-		return policy, nil
-	}
-	g.logDenial(ctx, decision)
-	return nil, denied(decision.ID)
+// decision is what one policy says of one call.
+type decision struct {
+	method  string
+	peer    *identity.Peer // nil for nobody
+	policy  *policy.Policy
+	verdict policy.Verdict
 }
 
-// decide lets revocation stand above every rule. The connection of a revoked peer is cut too, but not in the same instant.
-func decide(policy *Policy, fullMethod string, peer *identity.Peer) Verdict {
-	if err := policy.Revocations().Check(peer); err != nil {
-		return Verdict{Reason: err.Error()}
+// decide is the one place where calls are decided on. request is nil while it is not known.
+func (g *Guard) decide(ctx context.Context, fullMethod string, request any) decision {
+	d := decision{method: fullMethod, policy: g.policies.Policy()}
+	d.peer, _ = identity.FromContext(ctx)
+	return d.on(request)
+}
+
+// on returns the decision by the same policy for a request.
+func (d decision) on(request any) decision {
+	message, _ := request.(proto.Message) // what is none answers no condition
+	d.verdict = d.policy.Decide(policy.Call{Method: d.method, Peer: d.peer, Request: message})
+	return d
+}
+
+// asks reports whether the policy asks for the content of the request, which the decision was made without.
+func (d decision) asks() bool { return d.verdict.Undecided || d.verdict.Shadow.Undecided }
+
+// settle records a decision as final and returns the error for the caller, nil when the call is let in. What is still undecided is denied.
+func (g *Guard) settle(ctx context.Context, d decision) error {
+	record := audit.Decision{
+		ID:            audit.NewID(),
+		Time:          time.Now(),
+		Method:        d.method,
+		Allowed:       d.verdict.Allowed,
+		Rule:          d.verdict.Rule.Place(),
+		Reason:        d.verdict.Reason,
+		PolicyVersion: d.policy.Version(),
+		TraceID:       trace.SpanContextFromContext(ctx).TraceID(),
+		ShadowRule:    d.verdict.Shadow.Rule.Place(),
+		ShadowAllowed: d.verdict.Shadow.Allowed,
 	}
-	return policy.Decide(fullMethod, peer.ID)
+	if d.peer != nil {
+		record.PeerID, record.PeerSerial = d.peer.ID.String(), d.peer.Serial
+	}
+	g.recorder.Record(record)
+	if record.Allowed {
+		return nil
+	}
+	g.logDenial(ctx, record)
+	return denied(record.ID)
 }
 
 func (g *Guard) logDenial(ctx context.Context, d audit.Decision) {

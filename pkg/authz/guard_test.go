@@ -22,6 +22,7 @@ import (
 	"github.com/countersign-mesh/countersign/pkg/audit"
 	"github.com/countersign-mesh/countersign/pkg/authz"
 	"github.com/countersign-mesh/countersign/pkg/identity"
+	"github.com/countersign-mesh/countersign/pkg/policy"
 )
 
 // authInfo is what a connection secured by package transport offers.
@@ -53,15 +54,15 @@ func (r *records) Record(d audit.Decision) {
 // policies is a policy that a test can replace.
 type policies struct {
 	mu      sync.Mutex
-	current *authz.Policy
+	current *policy.Policy
 	changed chan struct{}
 }
 
-func newPolicies(p *authz.Policy) *policies {
+func newPolicies(p *policy.Policy) *policies {
 	return &policies{current: p, changed: make(chan struct{})}
 }
 
-func (p *policies) Policy() *authz.Policy {
+func (p *policies) Policy() *policy.Policy {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.current
@@ -74,7 +75,7 @@ func (p *policies) Changed() <-chan struct{} {
 }
 
 // replace puts another policy in force. A quiet one is not announced, so that only a message can notice it.
-func (p *policies) replace(policy *authz.Policy, announce bool) {
+func (p *policies) replace(policy *policy.Policy, announce bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.current = policy

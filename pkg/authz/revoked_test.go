@@ -15,8 +15,8 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
-	"github.com/countersign-mesh/countersign/pkg/authz"
 	"github.com/countersign-mesh/countersign/pkg/identity"
+	"github.com/countersign-mesh/countersign/pkg/policy"
 )
 
 // revoking is policyText with these entries under revoked, the first of them in line 16.
@@ -54,7 +54,7 @@ func TestParseRefusesARevocation(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			policy, err := authz.Parse("p.yaml", []byte(revoking(test.entry)))
+			policy, err := policy.Parse("p.yaml", []byte(revoking(test.entry)))
 			if err == nil {
 				t.Fatalf("it was accepted: %+v", policy.Revocations())
 			}
@@ -67,7 +67,7 @@ func TestParseRefusesARevocation(t *testing.T) {
 
 func TestParseReportsEveryBadRevocation(t *testing.T) {
 	t.Parallel()
-	_, err := authz.Parse("p.yaml", []byte(revoking("id: /a/", `serial: "0"`, `authority: "9c1"`)))
+	_, err := policy.Parse("p.yaml", []byte(revoking("id: /a/", `serial: "0"`, `authority: "9c1"`)))
 	for _, want := range []string{"p.yaml:16:5: id: ", "p.yaml:17:5: serial: ", "p.yaml:18:5: authority: "} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("the error is\n%v\nand does not contain\n%s", err, want)

@@ -2,34 +2,75 @@ package authz
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/countersign-mesh/countersign/pkg/policy"
 )
 
-// guardedStream asks again once another policy is in force: at each message, and when nothing moves too. While the policy is
-// the one that let the stream in, a message costs one comparison: the same policy says the same of the same peer and method.
+// errReopen ends a stream that another policy asks for the content of its messages, which are gone. It is no denial: opened again, the stream is
+// decided on from its first message.
+var errReopen = status.Error(codes.Unavailable, "the policy has changed; open the stream again")
+
+// errTooEarly is why a stream that depends on its messages is sent nothing before one of them was judged.
+var errTooEarly = errors.New("the server was about to answer before a message of the caller was judged")
+
+// guardedStream asks again at each message that the policy asks for the content of, and once another policy is in force: at each message, and when
+// nothing moves too. Where the policy is the one that let the stream in and asks for nothing more, a message costs one comparison: the same
+// policy says the same of the same peer and method.
 type guardedStream struct {
 	grpc.ServerStream
 	guard  *Guard
 	method string
+	// single says that one message is all that the caller sends. It is kept then, as request, to be judged by another policy too.
+	single bool
 	ctx    context.Context //nolint:containedctx // as in gRPC, it is the stream's own
 	end    context.CancelCauseFunc
-	// policy let the stream in last. A stream is sent to, received from and followed by several goroutines at once.
-	policy atomic.Pointer[Policy]
+	// standing is how the stream stands. It is sent to, received from and followed by several goroutines at once.
+	standing atomic.Pointer[standing]
+	// received is whether the caller has sent a message.
+	received atomic.Bool
 	// denial is the error that ended the stream; nil while it is allowed.
 	denial atomic.Pointer[error]
-	// deciding is held while the policy is asked, so that each stream is decided on, and that recorded, once a policy.
+
+	// deciding is held while the policy is asked, so that each stream is decided on, and that recorded, once a policy and message.
 	deciding sync.Mutex
+	request  proto.Message
+	recorded recorded
 }
 
-func newGuardedStream(ss grpc.ServerStream, guard *Guard, method string, policy *Policy) *guardedStream {
-	s := &guardedStream{ServerStream: ss, guard: guard, method: method}
+// standing is how a stream stands under one policy. It is immutable.
+type standing struct {
+	policy *policy.Policy
+	// conditional says that the policy asks for the content of each message.
+	conditional bool
+	// open says that the stream is let in: always, unless it is conditional and no message was judged yet.
+	open bool
+}
+
+// recorded is what was last recorded of a stream. It is recorded again when that changes, and not for each message.
+type recorded struct {
+	policy       *policy.Policy
+	rule, shadow *policy.Rule
+}
+
+func newGuardedStream(ss grpc.ServerStream, guard *Guard, info *grpc.StreamServerInfo) *guardedStream {
+	s := &guardedStream{ServerStream: ss, guard: guard, method: info.FullMethod, single: !info.IsClientStream}
 	s.ctx, s.end = context.WithCancelCause(ss.Context())
-	s.policy.Store(policy)
 	return s
+}
+
+// open decides on the stream by its headers. It fails for one that is denied.
+func (s *guardedStream) open() error {
+	s.deciding.Lock()
+	defer s.deciding.Unlock()
+	return s.decide()
 }
 
 // follow watches for changes of the policy until the function that it returns is called, which waits for the watch to end.
@@ -62,7 +103,11 @@ func (s *guardedStream) RecvMsg(m any) error {
 	if err := s.ServerStream.RecvMsg(m); err != nil {
 		return err
 	}
-	return s.recheck()
+	s.received.Store(true)
+	if now := s.current(); !s.single && now != nil && !now.conditional {
+		return s.denied()
+	}
+	return s.judge(m)
 }
 
 // SendMsg gives the peer a message only while it is allowed to have it.
@@ -70,39 +115,112 @@ func (s *guardedStream) SendMsg(m any) error {
 	if err := s.recheck(); err != nil {
 		return err
 	}
+	if !s.standing.Load().open {
+		if err := s.refuseEarlyAnswer(); err != nil {
+			return err
+		}
+	}
 	return s.ServerStream.SendMsg(m)
 }
 
-// recheck asks again if another policy is in force than the one that let the stream in last.
+// current returns how the stream stands if the policy in force is the one that says so, and nil otherwise.
+func (s *guardedStream) current() *standing {
+	if now := s.standing.Load(); now.policy == s.guard.policies.Policy() {
+		return now
+	}
+	return nil
+}
+
+// denied returns the error that ended the stream.
+func (s *guardedStream) denied() error {
+	if denial := s.denial.Load(); denial != nil {
+		return *denial
+	}
+	return nil
+}
+
+// recheck asks again if another policy is in force than the one that was asked last.
 func (s *guardedStream) recheck() error {
-	if settled, err := s.settled(); settled {
+	if err := s.denied(); err != nil || s.current() != nil {
 		return err
 	}
 	s.deciding.Lock()
 	defer s.deciding.Unlock()
-	if settled, err := s.settled(); settled { // by another goroutine meanwhile
+	if err := s.denied(); err != nil || s.current() != nil { // by another goroutine meanwhile
 		return err
 	}
-	policy, err := s.guard.check(s.ServerStream.Context(), s.method)
-	if err != nil {
-		s.deny(err)
-		return err
+	return s.decide()
+}
+
+// decide asks the policy in force about the stream, with its request where that is the only one, and else without. The caller holds deciding.
+func (s *guardedStream) decide() error {
+	d := s.guard.decide(s.ServerStream.Context(), s.method, nil)
+	conditional := d.asks()
+	if conditional && s.request != nil {
+		d = d.on(s.request)
 	}
-	s.policy.Store(policy)
+	if !d.verdict.Undecided {
+		return s.settle(d, conditional)
+	}
+	if s.received.Load() {
+		s.finish(errReopen)
+		return errReopen
+	}
+	s.standing.Store(&standing{policy: d.policy, conditional: conditional})
 	return nil
 }
 
-// settled reports whether the stream was decided on by the policy in force or for good, and the error if it was denied.
-func (s *guardedStream) settled() (settled bool, err error) {
-	if denial := s.denial.Load(); denial != nil {
-		return true, *denial
+// judge decides on a message of the caller by its content.
+func (s *guardedStream) judge(m any) error {
+	s.deciding.Lock()
+	defer s.deciding.Unlock()
+	if err := s.denied(); err != nil {
+		return err
 	}
-	return s.guard.policies.Policy() == s.policy.Load(), nil
+	if message, ok := m.(proto.Message); ok && s.single {
+		s.request = proto.Clone(message) // before the handler has it, and may change it
+	}
+	if now := s.current(); now != nil && !now.conditional {
+		return nil
+	}
+	d := s.guard.decide(s.ServerStream.Context(), s.method, nil)
+	return s.settle(d.on(m), d.asks())
 }
 
-// deny ends the stream with err, for its caller and for its handler, whatever the handler is doing: one that waits in SendMsg for a client that
+// settle ends the stream if it is denied, and records the decision if it is another than the last. The caller holds deciding.
+func (s *guardedStream) settle(d decision, conditional bool) error {
+	this := recorded{d.policy, d.verdict.Rule, d.verdict.Shadow.Rule}
+	if !d.verdict.Allowed || s.recorded != this {
+		if err := s.guard.settle(s.ServerStream.Context(), d); err != nil {
+			s.finish(err)
+			return err
+		}
+	}
+	s.recorded = this
+	s.standing.Store(&standing{policy: d.policy, conditional: conditional, open: true})
+	return nil
+}
+
+// refuseEarlyAnswer ends a stream whose handler sends before the policy could let the caller in.
+func (s *guardedStream) refuseEarlyAnswer() error {
+	s.deciding.Lock()
+	defer s.deciding.Unlock()
+	now := s.standing.Load()
+	if err := s.denied(); err != nil || now.open { // by another goroutine meanwhile
+		return err
+	}
+	d := s.guard.decide(s.ServerStream.Context(), s.method, nil)
+	d.policy = now.policy
+	d = d.on(nil)
+	d.verdict.Reason += "; " + errTooEarly.Error()
+	err := s.guard.settle(s.ServerStream.Context(), d)
+	s.finish(err)
+	return err
+}
+
+// finish ends the stream with err, for its caller and for its handler, whatever the handler is doing: one that waits in SendMsg for a client that
 // reads nothing would not see the end of its context, and one that does not look would hold the caller's stream open.
-func (s *guardedStream) deny(err error) {
+func (s *guardedStream) finish(err error) {
 	s.denial.Store(&err)
 	s.end(err)
 	if w, ok := grpc.ServerTransportStreamFromContext(s.ServerStream.Context()).(statusWriter); ok {
@@ -118,8 +236,8 @@ type statusWriter interface {
 
 // result is what the caller is told: the denial, whatever the handler made of it.
 func (s *guardedStream) result(handlerErr error) error {
-	if denial := s.denial.Load(); denial != nil {
-		return *denial
+	if err := s.denied(); err != nil {
+		return err
 	}
 	return handlerErr
 }

@@ -32,6 +32,8 @@ services:
     methods:
       ListConnections: {allow: [{peer: /operator}]}
       ListCuts: {allow: [{peer: /operator}]}
+      GetPolicy: {allow: [{peer: /operator}]}
+      ExplainDecision: {allow: [{peer: /operator}]}
   grpc.health.v1.Health:
     methods:
       Check: {}

@@ -40,6 +40,11 @@ services:
       WatchPayments:
         allow:
           - peer: /gateway
+  # Lets processes of the tests dial each other.
+  test.v1.Neighbours:
+    served_by: [/risk, /payments, /audit]
+    methods:
+      Meet: {allow: [{peer: /risk}, {peer: /payments}]}
   no.such.v1.Service:
     methods:
       Known:
@@ -61,6 +66,8 @@ services:
     methods:
       ListConnections: {allow: []}
       ListCuts: {allow: []}
+      GetPolicy: {allow: []}
+      ExplainDecision: {allow: []}
 `
 
 // risk is a risk service that notes who called, and does what a test wants.

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/countersign-mesh/countersign/pkg/authz"
 	"github.com/countersign-mesh/countersign/pkg/transport"
 )
 
@@ -40,7 +41,28 @@ const (
 // Dial returns a connection to the service with the identity server at a gRPC target such as "dns:///ledger:8443". Any
 // other identity that answers there is refused. Like grpc.NewClient it returns at once and connects when it is needed. The caller
 // closes it, before conns.
-func Dial(conns *transport.Registry, target string, server spiffeid.ID, opts ...DialOption) (*grpc.ClientConn, error) {
+//
+// It fails for a server that the policy does not list for this process: one that serves nothing that a rule lets it call (see policy.Policy.Dials).
+// When a later policy does not list it any more, calls fail with PERMISSION_DENIED before anything is sent.
+func Dial(conns *transport.Registry, listed *authz.File, target string, server spiffeid.ID, opts ...DialOption) (*grpc.ClientConn, error) {
+	client, err := conns.ID()
+	if err != nil {
+		return nil, fmt.Errorf("dial %s (%s): %w", target, server, err)
+	}
+	list := &dialList{policies: listed, client: client, server: server}
+	if err := list.check(); err != nil {
+		return nil, fmt.Errorf("dial %s (%s): the policy does not list this server for %s: %w", target, server, client, err)
+	}
+	return dial(conns, target, server, opts, grpc.WithChainUnaryInterceptor(list.unary), grpc.WithChainStreamInterceptor(list.stream))
+}
+
+// DialUnlisted is Dial for a process that has no policy file, such as the tool of an operator, or a test that plays somebody who heeds none. What it
+// may call is for the server's policy alone to say.
+func DialUnlisted(conns *transport.Registry, target string, server spiffeid.ID, opts ...DialOption) (*grpc.ClientConn, error) {
+	return dial(conns, target, server, opts)
+}
+
+func dial(conns *transport.Registry, target string, server spiffeid.ID, opts []DialOption, first ...grpc.DialOption) (*grpc.ClientConn, error) {
 	o := dialOptions{serviceConfig: defaultServiceConfig, tracer: newTracerProvider()}
 	for _, opt := range opts {
 		opt(&o)
@@ -49,13 +71,13 @@ func Dial(conns *transport.Registry, target string, server spiffeid.ID, opts ...
 		return nil, fmt.Errorf("dial %s: the server's SPIFFE ID is missing", target)
 	}
 	// The authority that a request names is not what the server is verified by, so nothing about it can be overridden here.
-	conn, err := grpc.NewClient(target,
+	conn, err := grpc.NewClient(target, append(first,
 		grpc.WithTransportCredentials(conns.Client(server)),
 		grpc.WithDefaultServiceConfig(o.serviceConfig),
 		grpc.WithDisableServiceConfig(), // what the resolver says is not authenticated
 		grpc.WithStatsHandler(telemetryClient(o.tracer)),
-		grpc.WithUnaryInterceptor(liveCall),
-		grpc.WithStreamInterceptor(liveClientStreams),
+		grpc.WithChainUnaryInterceptor(liveCall),
+		grpc.WithChainStreamInterceptor(liveClientStreams),
 		grpc.WithMaxHeaderListSize(maxHeaderBytes),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.WithConnectParams(grpc.ConnectParams{
@@ -63,7 +85,7 @@ func Dial(conns *transport.Registry, target string, server spiffeid.ID, opts ...
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: connectTimeout,
 		}),
-	)
+	)...)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s (%s): %w", target, server, err)
 	}

@@ -59,7 +59,11 @@ func ExampleDial() { //nolint:testableexamples // it needs a Workload API
 		defer id.Close()
 		conns := transport.NewRegistry(id)
 		defer conns.Close()
-		conn, err := mesh.Dial(conns, "dns:///ledger:8443", spiffeid.RequireFromString("spiffe://bank.test/ledger"))
+		listed, err := authz.Open("policy.yaml") // has to list the ledger for this process
+		if err != nil {
+			return nil, err
+		}
+		conn, err := mesh.Dial(conns, listed, "dns:///ledger:8443", spiffeid.RequireFromString("spiffe://bank.test/ledger"))
 		if err != nil {
 			return nil, err
 		}

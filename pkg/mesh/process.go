@@ -78,7 +78,7 @@ func (p *Process) Dial(target settings.Target, path string, opts ...DialOption) 
 
 // DialID is Dial for a server that is named by its whole SPIFFE ID, which may be of another trust domain.
 func (p *Process) DialID(target settings.Target, server spiffeid.ID, opts ...DialOption) (*grpc.ClientConn, error) {
-	conn, err := Dial(p.conns, string(target), server, opts...)
+	conn, err := Dial(p.conns, p.Policy, string(target), server, opts...)
 	if err != nil {
 		return nil, err
 	}

@@ -142,7 +142,7 @@ func echoPolicy(peers []string, revoked ...string) string {
 const everyServer = `
   grpc.health.v1.Health: {methods: {Check: {allow: []}, List: {allow: []}, Watch: {allow: []}}}
   grpc.reflection.v1.ServerReflection: {methods: {ServerReflectionInfo: {allow: []}}}
-  mesh.admin.v1.AdminService: {methods: {ListConnections: {allow: []}, ListCuts: {allow: []}}}
+  mesh.admin.v1.AdminService: {methods: {ListConnections: {allow: []}, ListCuts: {allow: []}, GetPolicy: {allow: []}, ExplainDecision: {allow: []}}}
 `
 
 // world is a server of the echo service at /ledger with a policy file, and callers. The trust domain has two authorities: the first
@@ -234,7 +234,7 @@ func (w *world) caller(t testing.TB, svid *x509svid.SVID, opts ...mesh.DialOptio
 
 func (w *world) dial(t testing.TB, c *caller, addr string, opts ...mesh.DialOption) *grpc.ClientConn {
 	t.Helper()
-	conn, err := mesh.Dial(c.conns, addr, spiffeid.RequireFromString("spiffe://bank.test/ledger"), opts...)
+	conn, err := mesh.DialUnlisted(c.conns, addr, spiffeid.RequireFromString("spiffe://bank.test/ledger"), opts...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ import (
 // The examples show how to test a service of one's own under what happens to identities in the field. The service is called risk,
 // payments is the one that may call it. Health, reflection and administration need no rules here: what the text does not name, nobody
 // may call.
-const policy = `
+const rules = `
 trust_domain: bank.test
 services:
   bank.risk.v1.RiskService:
@@ -57,7 +57,7 @@ func assess(t *testing.T, conn grpc.ClientConnInterface) error {
 // A test serves as one workload and calls as others.
 func Example() {
 	test(func(t *testing.T) {
-		m := meshtest.New(t, "bank.test", policy)
+		m := meshtest.New(t, "bank.test", rules)
 		addr := m.Serve(t, "/risk", register)
 		if err := assess(t, m.Dial(t, "/payments", "/risk", addr)); err != nil {
 			t.Errorf("payments may not call: %v", err)
@@ -88,7 +88,7 @@ func await(t *testing.T, source *identity.Source, want identity.State) {
 // SVIDs and the authority are replaced while calls are made. None of them may fail.
 func ExampleMesh_Rotate() {
 	test(func(t *testing.T) {
-		m := meshtest.New(t, "bank.test", policy)
+		m := meshtest.New(t, "bank.test", rules)
 		conn := m.Dial(t, "/payments", "/risk", m.Serve(t, "/risk", register))
 
 		stop, calls := make(chan struct{}), 0
@@ -124,13 +124,13 @@ func ExampleMesh_Rotate() {
 // The policy revokes a peer that is connected. SetPolicy returns when the policy is in force, so the next call is decided by it.
 func ExampleMesh_SetPolicy() {
 	test(func(t *testing.T) {
-		m := meshtest.New(t, "bank.test", policy)
+		m := meshtest.New(t, "bank.test", rules)
 		conn := m.Dial(t, "/payments", "/risk", m.Serve(t, "/risk", register))
 		if err := assess(t, conn); err != nil {
 			t.Fatal(err)
 		}
 
-		m.SetPolicy(t, policy+"revoked: [{id: /payments, why: its host was broken into}]\n")
+		m.SetPolicy(t, rules+"revoked: [{id: /payments, why: its host was broken into}]\n")
 
 		switch err := assess(t, conn); status.Code(err) {
 		case codes.PermissionDenied, codes.Unauthenticated, codes.Unavailable: // denied; cut; and not connected again
@@ -138,7 +138,7 @@ func ExampleMesh_SetPolicy() {
 			t.Errorf("a revoked peer calls: %v", err)
 		}
 
-		m.SetPolicy(t, policy)
+		m.SetPolicy(t, rules)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		within(ctx, t, codes.OK, func() error { return assess(t, conn) }) // once the client has connected again
@@ -173,7 +173,7 @@ func shorten(t *testing.T, m *meshtest.Mesh, workload string) {
 // The Workload API goes away. The SVID at hand is used until it expires, and no longer; the service is back with the API.
 func ExampleMesh_API() {
 	test(func(t *testing.T) {
-		m := meshtest.New(t, "bank.test", policy)
+		m := meshtest.New(t, "bank.test", rules)
 		conn := m.Dial(t, "/payments", "/risk", m.Serve(t, "/risk", register))
 		api, source := m.API(t, "/payments"), m.Identity(t, "/payments")
 		shorten(t, m, "/payments")
@@ -198,7 +198,7 @@ func ExampleMesh_API() {
 func ExampleMesh_Federate() {
 	test(func(t *testing.T) {
 		const shop = "spiffe://partner.test/shop"
-		m := meshtest.New(t, "bank.test", policy)
+		m := meshtest.New(t, "bank.test", rules)
 		addr := m.Serve(t, "/risk", register)
 
 		if err := assess(t, m.Dial(t, shop, "/risk", addr)); status.Code(err) != codes.Unavailable {
@@ -216,7 +216,7 @@ func ExampleMesh_Federate() {
 // The Workload API grants the right name by another authority: nobody in the mesh believes it.
 func ExampleCA() {
 	test(func(t *testing.T) {
-		m := meshtest.New(t, "bank.test", policy)
+		m := meshtest.New(t, "bank.test", rules)
 		addr := m.Serve(t, "/risk", register)
 
 		impostor := meshtest.NewCA(t, "bank.test")
@@ -256,7 +256,7 @@ func ExampleWorkloadAPI() {
 // The identity is withdrawn: the process holds on to nothing, and is back when it is granted again.
 func ExampleMesh_API_withdrawn() {
 	test(func(t *testing.T) {
-		m := meshtest.New(t, "bank.test", policy)
+		m := meshtest.New(t, "bank.test", rules)
 		conn := m.Dial(t, "/payments", "/risk", m.Serve(t, "/risk", register))
 		source := m.Identity(t, "/payments")
 

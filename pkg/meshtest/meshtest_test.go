@@ -24,7 +24,7 @@ func nothing(grpc.ServiceRegistrar) {}
 
 func TestMesh(t *testing.T) {
 	t.Parallel()
-	m := meshtest.New(t, "bank.test", policy)
+	m := meshtest.New(t, "bank.test", rules)
 	addr := m.Serve(t, "/risk", register)
 	for _, c := range []struct {
 		from, to string
@@ -46,7 +46,7 @@ func TestMesh(t *testing.T) {
 
 func TestNobodyMayCallWhatThePolicyDoesNotName(t *testing.T) {
 	t.Parallel()
-	m := meshtest.New(t, "bank.test", policy)
+	m := meshtest.New(t, "bank.test", rules)
 	addr := m.Serve(t, "/risk", register)
 	for _, from := range []string{"/payments", "/gateway", "/risk"} {
 		_, err := grpc_health_v1.NewHealthClient(m.Dial(t, from, "/risk", addr)).Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
@@ -60,13 +60,13 @@ func TestNobodyMayCallWhatThePolicyDoesNotName(t *testing.T) {
 func TestOpenAddsNothing(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "policy.yaml")
-	if err := os.WriteFile(path, []byte(policy), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(rules), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct {
 		mesh *meshtest.Mesh
 		fits bool
-	}{"New": {meshtest.New(t, "bank.test", policy), true}, "Open": {meshtest.Open(t, "bank.test", path), false}} {
+	}{"New": {meshtest.New(t, "bank.test", rules), true}, "Open": {meshtest.Open(t, "bank.test", path), false}} {
 		fake := &failing{TB: t}
 		fake.run(func() { c.mesh.Serve(fake, "/risk", register) })
 		if fake.failed == c.fits {
@@ -77,7 +77,7 @@ func TestOpenAddsNothing(t *testing.T) {
 
 func TestSetPolicyEndsATestWhosePolicyIsWrong(t *testing.T) {
 	t.Parallel()
-	m := meshtest.New(t, "bank.test", policy)
+	m := meshtest.New(t, "bank.test", rules)
 	_ = m.Serve(t, "/risk", register)
 	for name, text := range map[string]string{
 		"does not parse": "trust_domain: [",
@@ -89,7 +89,7 @@ func TestSetPolicyEndsATestWhosePolicyIsWrong(t *testing.T) {
 			t.Errorf("a policy that %s was taken", name)
 		}
 	}
-	m.SetPolicy(t, policy)
+	m.SetPolicy(t, rules)
 }
 
 // failing is a test that may fail without failing this one.
@@ -115,7 +115,7 @@ func (f *failing) run(do func()) {
 
 func TestRotateAuthorityCutsNobodyAndRetireDoes(t *testing.T) {
 	t.Parallel()
-	m := meshtest.New(t, "bank.test", policy)
+	m := meshtest.New(t, "bank.test", rules)
 	addr := m.Serve(t, "/risk", register)
 	conn := m.Dial(t, "/payments", "/risk", addr)
 	for range 3 {
@@ -144,7 +144,7 @@ func TestRotateAuthorityCutsNobodyAndRetireDoes(t *testing.T) {
 // What a new authority signed is shown to nobody who has not been sent its root.
 func TestRotateAuthorityFailsNoHandshake(t *testing.T) {
 	t.Parallel()
-	m := meshtest.New(t, "bank.test", policy)
+	m := meshtest.New(t, "bank.test", rules)
 	addr := m.Serve(t, "/risk", register)
 	_ = m.Identity(t, "/payments")
 	stop, calls := make(chan struct{}), 0
@@ -174,7 +174,7 @@ func TestRotateAuthorityFailsNoHandshake(t *testing.T) {
 
 func TestServeTakesServerOptions(t *testing.T) {
 	t.Parallel()
-	m := meshtest.New(t, "bank.test", policy)
+	m := meshtest.New(t, "bank.test", rules)
 	conn := m.Dial(t, "/payments", "/risk", m.Serve(t, "/risk", register, mesh.WithRateLimit(0, 1)))
 	var last error
 	for range 2 {

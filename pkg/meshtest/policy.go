@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/reflection/grpc_reflection_v1"
 
 	"github.com/countersign-mesh/countersign/pkg/authz"
+	"github.com/countersign-mesh/countersign/pkg/policy"
 	adminv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/admin/v1"
 )
 
@@ -37,7 +38,7 @@ func (m *Mesh) SetPolicy(t testing.TB, text string) {
 	m.setting.Lock()
 	defer m.setting.Unlock()
 	m.watching.Do(m.watch)
-	want, err := authz.Parse(m.path, []byte(m.complete(text)))
+	want, err := policy.Parse(m.path, []byte(m.complete(text)))
 	if err != nil {
 		t.Fatalf("policy: %v", err)
 	}

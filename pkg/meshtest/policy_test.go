@@ -11,18 +11,25 @@ import (
 	"google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 
-	"github.com/countersign-mesh/countersign/pkg/authz"
+	"github.com/countersign-mesh/countersign/pkg/identity"
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
+	"github.com/countersign-mesh/countersign/pkg/policy"
 	adminv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/admin/v1"
 )
 
 // standard is every method that a server has before a service is registered.
-func standard() map[string]grpc.ServiceInfo {
+func standard() map[string][]string {
 	server := grpc.NewServer()
 	grpc_health_v1.RegisterHealthServer(server, grpc_health_v1.UnimplementedHealthServer{})
 	grpc_reflection_v1.RegisterServerReflectionServer(server, grpc_reflection_v1.UnimplementedServerReflectionServer{})
 	adminv1.RegisterAdminServiceServer(server, adminv1.UnimplementedAdminServiceServer{})
-	return server.GetServiceInfo()
+	served := make(map[string][]string)
+	for name, info := range server.GetServiceInfo() {
+		for _, method := range info.Methods {
+			served[name] = append(served[name], method.Name)
+		}
+	}
+	return served
 }
 
 func TestAPolicyIsCompletedWithDenials(t *testing.T) {
@@ -41,23 +48,23 @@ func TestAPolicyIsCompletedWithDenials(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			policy, err := authz.Parse("p", []byte(meshtest.DenyStandard(c.text)))
+			parsed, err := policy.Parse("p", []byte(meshtest.DenyStandard(c.text)))
 			if err != nil {
 				t.Fatalf("%v in\n%s", err, meshtest.DenyStandard(c.text))
 			}
 			services := standard()
-			if err := policy.Covers(services); err != nil {
+			if err := parsed.Covers(services); err != nil {
 				t.Error(err)
 			}
-			gateway := spiffeid.RequireFromString("spiffe://bank.test/gateway")
-			for name, service := range services {
-				for _, method := range service.Methods {
-					if v := policy.Decide("/"+name+"/"+method.Name, gateway); v.Allowed {
-						t.Errorf("%s/%s is allowed", name, method.Name)
+			gateway := &identity.Peer{ID: spiffeid.RequireFromString("spiffe://bank.test/gateway")}
+			for name, methods := range services {
+				for _, method := range methods {
+					if v := parsed.Decide(policy.Call{Method: "/" + name + "/" + method, Peer: gateway}); v.Allowed {
+						t.Errorf("%s/%s is allowed", name, method)
 					}
 				}
 			}
-			if v := policy.Decide("/a.v1.A/Get", gateway); !v.Allowed || !strings.Contains(v.Rule, c.line) {
+			if v := parsed.Decide(policy.Call{Method: "/a.v1.A/Get", Peer: gateway}); !v.Allowed || !strings.Contains(v.Rule.Place(), c.line) {
 				t.Errorf("a rule of the text became %+v, want it allowed by line %s", v, c.line)
 			}
 		})
@@ -86,8 +93,8 @@ func TestAPolicyThatNamesAStandardServiceIsTakenAtItsWord(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			policy, err := authz.Parse("p", []byte(meshtest.DenyStandard(text)))
-			if err == nil && policy.Covers(standard()) == nil {
+			parsed, err := policy.Parse("p", []byte(meshtest.DenyStandard(text)))
+			if err == nil && parsed.Covers(standard()) == nil {
 				t.Errorf("a fault was mended:\n%s", meshtest.DenyStandard(text))
 			}
 		})

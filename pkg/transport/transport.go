@@ -135,6 +135,15 @@ func (r *Registry) Client(server spiffeid.ID) credentials.TransportCredentials {
 	return &creds{registry: r, server: server}
 }
 
+// ID returns the SPIFFE ID that the connections are made with. It fails while there is no good SVID.
+func (r *Registry) ID() (spiffeid.ID, error) {
+	svid, err := r.id.GetX509SVID()
+	if err != nil {
+		return spiffeid.ID{}, err
+	}
+	return svid.ID, nil
+}
+
 // RevocationList is whom not to believe any more, as somebody keeps it; an authz.File is one.
 type RevocationList interface {
 	// Revocations returns the list in force.

@@ -1,4 +1,4 @@
-// Package watchfile follows the content of one file that people and programs change while it is in use.
+// Package watchfile follows the content of a file, or of several that belong together, that people and programs change while it is in use.
 package watchfile
 
 import (
@@ -23,50 +23,71 @@ const (
 	maxLooks = 10
 )
 
-// Look is what reading the file gave: its text, or why it could not be read.
-type Look struct {
-	Text string
-	Err  error
+// Content is what is watched, where it is more than the text of one file. T is what reading it gives.
+type Content[T any] struct {
+	// Path is the file that leads to all of it. Changes in its directory are noticed at once, those elsewhere by looking.
+	Path string
+	// Read reads it.
+	Read func() (T, error)
+	// Equal reports whether two readings are the same.
+	Equal func(a, b T) bool
 }
 
-func read(path string) Look {
-	data, err := os.ReadFile(path)
-	return Look{Text: string(data), Err: err}
+// Look is what reading gave, or why it could not be read.
+type Look[T any] struct {
+	Value T
+	Err   error
 }
 
-func (l Look) equal(other Look) bool {
-	if l.Err != nil && other.Err != nil {
-		return l.Err.Error() == other.Err.Error()
+func (c Content[T]) look() Look[T] {
+	value, err := c.Read()
+	return Look[T]{value, err}
+}
+
+func (c Content[T]) equal(a, b Look[T]) bool {
+	if a.Err != nil && b.Err != nil {
+		return a.Err.Error() == b.Err.Error()
 	}
-	return l.Err == nil && other.Err == nil && l.Text == other.Text
+	return a.Err == nil && b.Err == nil && c.Equal(a.Value, b.Value)
 }
 
-// Watch calls changed with each content of the file at path that differs from the one before, the first time from text, until
-// ctx ends; it returns nil then. A change is reported within a second. It sees writes, renames into place, and a symlink that is turned
-// to another target, as Kubernetes does with a ConfigMap. A file that goes away or cannot be read is a change too. changed is called
-// from one goroutine; what it does holds up the watch.
-func Watch(ctx context.Context, path, text string, log *slog.Logger, changed func(context.Context, Look)) error {
+// File is the text of one file.
+func File(path string) Content[string] {
+	return Content[string]{
+		Path: path,
+		Read: func() (string, error) {
+			text, err := os.ReadFile(path)
+			return string(text), err
+		},
+		Equal: func(a, b string) bool { return a == b },
+	}
+}
+
+// Watch calls changed with each content that differs from the one before, the first time from last, until ctx ends; it returns nil then. A change
+// is reported within a second. It sees writes, renames into place, and a symlink that is turned to another target, as Kubernetes does
+// with a ConfigMap. What goes away or cannot be read is a change too. changed is called from one goroutine; what it does holds up the watch.
+func Watch[T any](ctx context.Context, content Content[T], last T, log *slog.Logger, changed func(context.Context, Look[T])) error {
 	// Without notifications, of which a user may have no more left, the file is polled all the same.
-	events, errs, closeWatcher, err := notifications(path)
+	events, errs, closeWatcher, err := notifications(content.Path)
 	if err != nil {
-		log.WarnContext(ctx, "no notification of changes; the file is polled", "file", path, "interval", pollInterval, "error", err)
+		log.WarnContext(ctx, "no notification of changes; the file is polled", "file", content.Path, "interval", pollInterval, "error", err)
 	}
 	defer closeWatcher()
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
-	last := Look{Text: text}
+	known := Look[T]{Value: last}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-events:
 		case err := <-errs:
-			log.WarnContext(ctx, "watching a directory failed; its file is still polled", "file", path, "error", err)
+			log.WarnContext(ctx, "watching a directory failed; its file is still polled", "file", content.Path, "error", err)
 		case <-poll.C:
 		}
-		now := settled(ctx, path, last)
-		if ctx.Err() == nil && !now.equal(last) {
-			last = now
+		now := content.settled(ctx, known)
+		if ctx.Err() == nil && !content.equal(now, known) {
+			known = now
 			changed(ctx, now)
 		}
 	}
@@ -86,11 +107,11 @@ func notifications(path string) (events chan fsnotify.Event, errs chan error, do
 	return watcher.Events, watcher.Errors, func() { _ = watcher.Close() }, nil
 }
 
-// settled reads the file until two looks, settleTime apart, give the same, or it is as it was last.
-func settled(ctx context.Context, path string, last Look) Look {
-	now := read(path)
+// settled reads until two looks, settleTime apart, give the same, or it is as it was known.
+func (c Content[T]) settled(ctx context.Context, known Look[T]) Look[T] {
+	now := c.look()
 	for range maxLooks {
-		if now.equal(last) {
+		if c.equal(now, known) {
 			return now
 		}
 		select {
@@ -98,8 +119,8 @@ func settled(ctx context.Context, path string, last Look) Look {
 			return now
 		case <-time.After(settleTime):
 		}
-		next := read(path)
-		if next.equal(now) {
+		next := c.look()
+		if c.equal(next, now) {
 			return next
 		}
 		now = next

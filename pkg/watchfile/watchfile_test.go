@@ -17,15 +17,15 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // watched watches a file that holds text and returns the looks that are reported.
-func watched(t *testing.T, text string) (path string, looks <-chan watchfile.Look) {
+func watched(t *testing.T, text string) (path string, looks <-chan watchfile.Look[string]) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "f")
 	write(t, file, text)
-	reported := make(chan watchfile.Look, 100)
+	reported := make(chan watchfile.Look[string], 100)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- watchfile.Watch(ctx, file, text, slog.New(slog.DiscardHandler), func(_ context.Context, l watchfile.Look) { reported <- l })
+		done <- watchfile.Watch(ctx, watchfile.File(file), text, slog.New(slog.DiscardHandler), func(_ context.Context, l watchfile.Look[string]) { reported <- l })
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -43,14 +43,14 @@ func write(t *testing.T, path, text string) {
 	}
 }
 
-func next(t *testing.T, looks <-chan watchfile.Look) watchfile.Look {
+func next(t *testing.T, looks <-chan watchfile.Look[string]) watchfile.Look[string] {
 	t.Helper()
 	select {
 	case l := <-looks:
 		return l
 	case <-time.After(5 * time.Second):
 		t.Fatal("no change was reported")
-		return watchfile.Look{}
+		return watchfile.Look[string]{}
 	}
 }
 
@@ -59,7 +59,7 @@ func TestEachChangeIsReportedOnce(t *testing.T) {
 	path, looks := watched(t, "one")
 	write(t, path, "one") // written and not changed
 	write(t, path, "two")
-	if got := next(t, looks); got.Text != "two" || got.Err != nil {
+	if got := next(t, looks); got.Value != "two" || got.Err != nil {
 		t.Errorf("reported %+v, want two", got)
 	}
 	if err := os.Remove(path); err != nil {
@@ -69,7 +69,7 @@ func TestEachChangeIsReportedOnce(t *testing.T) {
 		t.Errorf("reported %+v, want that the file is away", got)
 	}
 	write(t, path, "one")
-	if got := next(t, looks); got.Text != "one" || got.Err != nil {
+	if got := next(t, looks); got.Value != "one" || got.Err != nil {
 		t.Errorf("reported %+v, want one", got)
 	}
 	if n := len(looks); n != 0 {
@@ -104,11 +104,11 @@ func TestAFileThatNeverRestsIsReported(t *testing.T) {
 func TestWithoutNotificationsTheFileIsPolled(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "later", "f")
-	reported := make(chan watchfile.Look, 10)
+	reported := make(chan watchfile.Look[string], 10)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- watchfile.Watch(ctx, path, "", slog.New(slog.DiscardHandler), func(_ context.Context, l watchfile.Look) { reported <- l })
+		done <- watchfile.Watch(ctx, watchfile.File(path), "", slog.New(slog.DiscardHandler), func(_ context.Context, l watchfile.Look[string]) { reported <- l })
 	}()
 	if got := next(t, reported); got.Err == nil {
 		t.Errorf("reported %+v, want that the file is away", got)
@@ -117,7 +117,7 @@ func TestWithoutNotificationsTheFileIsPolled(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, path, "here")
-	if got := next(t, reported); got.Text != "here" {
+	if got := next(t, reported); got.Value != "here" {
 		t.Errorf("reported %+v, want the text", got)
 	}
 	cancel()

@@ -32,8 +32,9 @@ func (p Position) Errorf(format string, args ...any) error {
 
 // Document is the text that a message was read from. It is immutable and safe for concurrent use.
 type Document struct {
-	name string
-	root *yaml.Node
+	name  string
+	root  *yaml.Node
+	lines []string
 }
 
 // Unmarshal reads data into message. name is the file's name in errors. Everything that is wrong is reported at once, each
@@ -43,7 +44,7 @@ func Unmarshal(name string, data []byte, message proto.Message) (*Document, erro
 	if err != nil {
 		return nil, err
 	}
-	doc := &Document{name: name, root: root}
+	doc := &Document{name: name, root: root, lines: strings.Split(string(data), "\n")}
 	if err := doc.checkMessage(root, message.ProtoReflect().Descriptor()); err != nil {
 		return nil, err
 	}
@@ -96,6 +97,39 @@ func (d *Document) At(path ...any) Position {
 		node, place = value, key
 	}
 	return d.position(place)
+}
+
+// Within returns a place within the text value at a path: its line, from 1, and the column in that, from 0, as parsers of such texts count. It is
+// exact for text as it stands, plain or in a block that keeps its lines; in quotes with escapes, or folded, it is near.
+func (d *Document) Within(line, column int, path ...any) Position {
+	node := d.root
+	for _, step := range path {
+		_, value := child(node, step)
+		if value == nil {
+			return d.At(path...)
+		}
+		node = value
+	}
+	pos := d.position(node)
+	switch node.Style &^ yaml.TaggedStyle {
+	case yaml.LiteralStyle, yaml.FoldedStyle:
+		pos.Column = d.indent(pos.Line+1) + column + 1 // the first line of a block says how far all are indented
+		pos.Line += line
+	case yaml.SingleQuotedStyle, yaml.DoubleQuotedStyle:
+		pos.Column += column + 1
+	default:
+		pos.Column += column
+	}
+	return pos
+}
+
+// indent returns how far a line is indented.
+func (d *Document) indent(line int) int {
+	if line > len(d.lines) {
+		return 0
+	}
+	text := d.lines[line-1]
+	return len(text) - len(strings.TrimLeft(text, " "))
 }
 
 // child returns the value at one step, and the node that a person would point at to name it: the key, or the list's item.

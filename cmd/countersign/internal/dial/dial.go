@@ -55,7 +55,7 @@ func (w *Workload) Close() error { return errors.Join(w.Conns.Close(), w.Source.
 
 // Dial returns a connection to a server. The caller closes it before the Workload.
 func (w *Workload) Dial(to Target) (*grpc.ClientConn, error) {
-	return mesh.Dial(w.Conns, "dns:///"+to.Address, to.ID)
+	return mesh.DialUnlisted(w.Conns, "dns:///"+to.Address, to.ID)
 }
 
 // Handshake makes a connection to a server and returns it secured, with who answered.

@@ -19,8 +19,8 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/countersign-mesh/countersign/pkg/authz"
 	"github.com/countersign-mesh/countersign/pkg/identity"
+	"github.com/countersign-mesh/countersign/pkg/policy"
 	"github.com/countersign-mesh/countersign/pkg/yamlfile"
 	policyv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/policy/v1"
 )
@@ -141,8 +141,8 @@ func revoke(name, text string, entry *policyv1.Revocation) (Change, error) {
 }
 
 // parse reads a text as the servers will.
-func parse(name, text string) (*policyv1.Policy, *yamlfile.Document, *authz.Policy, error) {
-	policy, err := authz.Parse(name, []byte(text))
+func parse(name, text string) (*policyv1.Policy, *yamlfile.Document, *policy.Policy, error) {
+	policy, err := policy.Parse(name, []byte(text))
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -209,7 +209,7 @@ func TrustDomain(path string) (spiffeid.TrustDomain, error) {
 	if err != nil {
 		return spiffeid.TrustDomain{}, fmt.Errorf("read the policy: %w", err)
 	}
-	policy, err := authz.Parse(path, data)
+	policy, err := policy.Parse(path, data)
 	if err != nil {
 		return spiffeid.TrustDomain{}, err
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/policyfile"
 	"github.com/countersign-mesh/countersign/pkg/authz"
 	"github.com/countersign-mesh/countersign/pkg/identity"
+	"github.com/countersign-mesh/countersign/pkg/policy"
 	policyv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/policy/v1"
 )
 
@@ -54,7 +55,7 @@ func byAuthority(authority string) *policyv1.Revocation {
 	return &policyv1.Revocation{Subject: &policyv1.Revocation_Authority{Authority: authority}}
 }
 
-func policy(t *testing.T, text string) string {
+func fileOf(t *testing.T, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "p.yaml")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -119,7 +120,7 @@ func TestAnEntryIsAddedAndTheRestOfTheFileStaysByteForByte(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			path := policy(t, test.before)
+			path := fileOf(t, test.before)
 			begin := time.Now()
 			change, err := policyfile.Revoke(t.Context(), path, test.entry)
 			if err != nil {
@@ -144,7 +145,7 @@ func TestAnEntryIsAddedAndTheRestOfTheFileStaysByteForByte(t *testing.T) {
 
 func TestTheServersHeedWhatWasAdded(t *testing.T) {
 	t.Parallel()
-	path := policy(t, rules)
+	path := fileOf(t, rules)
 	for _, entry := range []*policyv1.Revocation{byID("/risk", ""), byID("spiffe://other.test/risk", ""), bySerial("00:4F:3A")} {
 		if _, err := policyfile.Revoke(t.Context(), path, entry); err != nil {
 			t.Fatal(err)
@@ -182,7 +183,7 @@ func TestAnEntryThatIsThereAlreadyChangesNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			path := policy(t, text)
+			path := fileOf(t, text)
 			before, err := os.Stat(path)
 			if err != nil {
 				t.Fatal(err)
@@ -227,7 +228,7 @@ func TestWhatCannotBeAddedLeavesTheFileAsItIs(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			path := policy(t, test.text)
+			path := fileOf(t, test.text)
 			_, err := policyfile.Revoke(t.Context(), path, test.entry)
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("Revoke = %v, want it to say %q", err, test.want)
@@ -287,7 +288,7 @@ func TestUndoLeavesWhatOthersWrote(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			path := policy(t, test.before)
+			path := fileOf(t, test.before)
 			change := revoke(t, path, byID("/risk", "x"))
 			test.others(t, path)
 			err := policyfile.Undo(t.Context(), path, change)
@@ -324,7 +325,7 @@ func TestTheBanksOwnPolicyIsEdited(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := policy(t, string(bank))
+	path := fileOf(t, string(bank))
 	change := revoke(t, path, byID("/risk", "was broken into"))
 	after := read(t, path)
 	if !strings.HasPrefix(after, strings.TrimRight(string(bank), "\n")) || !strings.Contains(after, "- id: /risk") {
@@ -342,7 +343,7 @@ func FuzzRevoke(f *testing.F) {
 	f.Add("revoked:\n- id: /x\n"+rules, "spiffe://a.test/b", "#\r\n\t")
 	f.Add("\ufeff"+rules+"revoked: # ü\n  -   serial: \"1\"\n...", "/risk", "")
 	f.Fuzz(func(t *testing.T, text, id, why string) {
-		path := policy(t, text)
+		path := fileOf(t, text)
 		change, err := policyfile.Revoke(t.Context(), path, byID(id, why))
 		after := read(t, path)
 		if err != nil || !change.Added {
@@ -351,7 +352,7 @@ func FuzzRevoke(f *testing.F) {
 			}
 			return
 		}
-		if _, err := authz.Parse("p.yaml", []byte(after)); err != nil {
+		if _, err := policy.Parse("p.yaml", []byte(after)); err != nil {
 			t.Fatalf("%q became %q: %v", text, after, err)
 		}
 		if err := policyfile.Undo(t.Context(), path, change); err != nil || read(t, path) != text {

@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/policyfile"
-	"github.com/countersign-mesh/countersign/pkg/authz"
+	"github.com/countersign-mesh/countersign/pkg/policy"
 )
 
 // reader reads a file over and over, until stop is called, and fails the test when one look shows anything but a good policy.
@@ -31,7 +31,7 @@ func reader(t *testing.T, path string) (stop func()) {
 			}
 			data, err := os.ReadFile(path)
 			if err == nil && string(data) != last {
-				_, err = authz.Parse(path, data)
+				_, err = policy.Parse(path, data)
 				last = string(data)
 			}
 			if err != nil {
@@ -51,7 +51,7 @@ func serials(t *testing.T, path string, n int) map[string]bool {
 	t.Helper()
 	found := make(map[string]bool)
 	text := read(t, path)
-	if _, err := authz.Parse(path, []byte(text)); err != nil {
+	if _, err := policy.Parse(path, []byte(text)); err != nil {
 		t.Fatal(err)
 	}
 	for i := 1; i <= n; i++ {
@@ -67,7 +67,7 @@ func serials(t *testing.T, path string, n int) map[string]bool {
 
 func TestManyAtOnceLoseNothing(t *testing.T) {
 	t.Parallel()
-	path := policy(t, rules)
+	path := fileOf(t, rules)
 	stop := reader(t, path)
 	const each, writers = 8, 6
 	var writing sync.WaitGroup
@@ -91,7 +91,7 @@ func TestManyAtOnceLoseNothing(t *testing.T) {
 // ATTACKS 50, from the writer's side: a writer that is killed at any moment leaves a whole file, and nobody locked out.
 func TestAKilledWriterLeavesAWholeFile(t *testing.T) {
 	t.Parallel()
-	path := policy(t, rules)
+	path := fileOf(t, rules)
 	stop := reader(t, path)
 	const kills = 12
 	for i := range kills {
@@ -138,7 +138,7 @@ func writer(path string, first int) error {
 func TestTheNewFileIsDressedAsTheOldOne(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []os.FileMode{0o600, 0o640, 0o664} {
-		path := policy(t, rules)
+		path := fileOf(t, rules)
 		if err := os.Chmod(path, mode); err != nil { // whatever the umask is
 			t.Fatal(err)
 		}
@@ -167,7 +167,7 @@ func TestTheNewFileIsDressedAsTheOldOne(t *testing.T) {
 
 func TestALinkStaysALink(t *testing.T) {
 	t.Parallel()
-	target := policy(t, rules)
+	target := fileOf(t, rules)
 	dir := t.TempDir()
 	first, second := filepath.Join(dir, "first.yaml"), filepath.Join(dir, "second.yaml")
 	if err := errors.Join(os.Symlink(target, first), os.Symlink("first.yaml", second)); err != nil {
@@ -190,7 +190,7 @@ func TestALinkStaysALink(t *testing.T) {
 
 func TestAFileThatAnotherChangesIsWaitedFor(t *testing.T) {
 	t.Parallel()
-	path := policy(t, rules)
+	path := fileOf(t, rules)
 	other, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
@@ -225,7 +225,7 @@ func TestALockThatIsNeverGivenBackHoldsOffNoRevocation(t *testing.T) {
 	for name, how := range map[string]int{"a shared lock": syscall.LOCK_SH, "an exclusive lock": syscall.LOCK_EX} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			path := policy(t, rules)
+			path := fileOf(t, rules)
 			other, err := os.Open(path)
 			if err != nil {
 				t.Fatal(err)
@@ -251,7 +251,7 @@ func TestALockThatIsNeverGivenBackHoldsOffNoRevocation(t *testing.T) {
 
 func TestWhoHasGivenUpChangesNothing(t *testing.T) {
 	t.Parallel()
-	path := policy(t, rules)
+	path := fileOf(t, rules)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := policyfile.Revoke(ctx, path, byID("/risk", "")); !errors.Is(err, context.Canceled) || read(t, path) != rules {

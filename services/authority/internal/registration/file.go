@@ -55,11 +55,11 @@ func (f *File) Changed() <-chan struct{} {
 
 // Watch keeps the entries up to date until ctx ends, and returns nil then.
 func (f *File) Watch(ctx context.Context) error {
-	return watchfile.Watch(ctx, f.path, f.opened, f.log, f.refresh)
+	return watchfile.Watch(ctx, watchfile.File(f.path), f.opened, f.log, f.refresh)
 }
 
 // refresh puts the file's entries in force if they are good.
-func (f *File) refresh(ctx context.Context, file watchfile.Look) {
+func (f *File) refresh(ctx context.Context, file watchfile.Look[string]) {
 	registry, err := f.judge(file)
 	if err != nil {
 		f.log.ErrorContext(ctx, "the registration file is not usable; the last good entries stay in force",
@@ -74,9 +74,9 @@ func (f *File) refresh(ctx context.Context, file watchfile.Look) {
 	f.log.InfoContext(ctx, "new registration entries are in force", "file", f.path, "entries", registry.Len())
 }
 
-func (f *File) judge(file watchfile.Look) (*Registry, error) {
+func (f *File) judge(file watchfile.Look[string]) (*Registry, error) {
 	if file.Err != nil {
 		return nil, fmt.Errorf("read the registration file: %w", file.Err)
 	}
-	return Parse(f.path, []byte(file.Text), f.td)
+	return Parse(f.path, []byte(file.Value), f.td)
 }

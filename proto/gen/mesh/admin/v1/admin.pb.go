@@ -139,6 +139,63 @@ func (CutReason) EnumDescriptor() ([]byte, []int) {
 	return file_mesh_admin_v1_admin_proto_rawDescGZIP(), []int{1}
 }
 
+// Outcome is what a policy says of a call.
+type Outcome int32
+
+const (
+	// Not said.
+	Outcome_OUTCOME_UNSPECIFIED Outcome = 0
+	// The call would be let in.
+	Outcome_OUTCOME_ALLOWED Outcome = 1
+	// The call would be denied.
+	Outcome_OUTCOME_DENIED Outcome = 2
+	// It depends on the request, which was not given.
+	Outcome_OUTCOME_UNDECIDED Outcome = 3
+)
+
+// Enum value maps for Outcome.
+var (
+	Outcome_name = map[int32]string{
+		0: "OUTCOME_UNSPECIFIED",
+		1: "OUTCOME_ALLOWED",
+		2: "OUTCOME_DENIED",
+		3: "OUTCOME_UNDECIDED",
+	}
+	Outcome_value = map[string]int32{
+		"OUTCOME_UNSPECIFIED": 0,
+		"OUTCOME_ALLOWED":     1,
+		"OUTCOME_DENIED":      2,
+		"OUTCOME_UNDECIDED":   3,
+	}
+)
+
+func (x Outcome) Enum() *Outcome {
+	p := new(Outcome)
+	*p = x
+	return p
+}
+
+func (x Outcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Outcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_mesh_admin_v1_admin_proto_enumTypes[2].Descriptor()
+}
+
+func (Outcome) Type() protoreflect.EnumType {
+	return &file_mesh_admin_v1_admin_proto_enumTypes[2]
+}
+
+func (x Outcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Outcome.Descriptor instead.
+func (Outcome) EnumDescriptor() ([]byte, []int) {
+	return file_mesh_admin_v1_admin_proto_rawDescGZIP(), []int{2}
+}
+
 // ListConnectionsRequest asks for a page of connections.
 type ListConnectionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -541,6 +598,271 @@ func (x *Cut) GetCutTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// GetPolicyRequest is the request of GetPolicy.
+type GetPolicyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPolicyRequest) Reset() {
+	*x = GetPolicyRequest{}
+	mi := &file_mesh_admin_v1_admin_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPolicyRequest) ProtoMessage() {}
+
+func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_admin_v1_admin_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPolicyRequest.ProtoReflect.Descriptor instead.
+func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_mesh_admin_v1_admin_proto_rawDescGZIP(), []int{6}
+}
+
+// GetPolicyResponse is how a process's policy stands.
+type GetPolicyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The version in force.
+	PolicyVersion string `protobuf:"bytes,1,opt,name=policy_version,json=policyVersion,proto3" json:"policy_version,omitempty"`
+	// When it came into force.
+	LoadTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=load_time,json=loadTime,proto3" json:"load_time,omitempty"`
+	// Why the file as it is now is not in force; empty when it is.
+	Failure string `protobuf:"bytes,3,opt,name=failure,proto3" json:"failure,omitempty"`
+	// How many times the file was not usable since the process started.
+	FailureCount  int64 `protobuf:"varint,4,opt,name=failure_count,json=failureCount,proto3" json:"failure_count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPolicyResponse) Reset() {
+	*x = GetPolicyResponse{}
+	mi := &file_mesh_admin_v1_admin_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPolicyResponse) ProtoMessage() {}
+
+func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_admin_v1_admin_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPolicyResponse.ProtoReflect.Descriptor instead.
+func (*GetPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_mesh_admin_v1_admin_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *GetPolicyResponse) GetPolicyVersion() string {
+	if x != nil {
+		return x.PolicyVersion
+	}
+	return ""
+}
+
+func (x *GetPolicyResponse) GetLoadTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LoadTime
+	}
+	return nil
+}
+
+func (x *GetPolicyResponse) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+func (x *GetPolicyResponse) GetFailureCount() int64 {
+	if x != nil {
+		return x.FailureCount
+	}
+	return 0
+}
+
+// ExplainDecisionRequest is a call that might be made.
+type ExplainDecisionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The caller's SPIFFE ID, "spiffe://bank.test/payments".
+	PeerId string `protobuf:"bytes,1,opt,name=peer_id,json=peerId,proto3" json:"peer_id,omitempty"`
+	// The method, "/package.Service/Method".
+	Method string `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"`
+	// The request as protobuf's JSON; empty when it is not known.
+	RequestJson   string `protobuf:"bytes,3,opt,name=request_json,json=requestJson,proto3" json:"request_json,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainDecisionRequest) Reset() {
+	*x = ExplainDecisionRequest{}
+	mi := &file_mesh_admin_v1_admin_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainDecisionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainDecisionRequest) ProtoMessage() {}
+
+func (x *ExplainDecisionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_admin_v1_admin_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainDecisionRequest.ProtoReflect.Descriptor instead.
+func (*ExplainDecisionRequest) Descriptor() ([]byte, []int) {
+	return file_mesh_admin_v1_admin_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ExplainDecisionRequest) GetPeerId() string {
+	if x != nil {
+		return x.PeerId
+	}
+	return ""
+}
+
+func (x *ExplainDecisionRequest) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *ExplainDecisionRequest) GetRequestJson() string {
+	if x != nil {
+		return x.RequestJson
+	}
+	return ""
+}
+
+// ExplainDecisionResponse is what would be decided.
+type ExplainDecisionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the policy says.
+	Outcome Outcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=mesh.admin.v1.Outcome" json:"outcome,omitempty"`
+	// The rule that decides, as "file:line"; empty when none does.
+	Rule string `protobuf:"bytes,2,opt,name=rule,proto3" json:"rule,omitempty"`
+	// Why the call is denied, and what came nearest to allowing it; what it depends on, where it does. Empty when it is allowed.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// What it would be if the rules in shadow were enforced; OUTCOME_UNSPECIFIED when none of them applies.
+	ShadowOutcome Outcome `protobuf:"varint,4,opt,name=shadow_outcome,json=shadowOutcome,proto3,enum=mesh.admin.v1.Outcome" json:"shadow_outcome,omitempty"`
+	// The rule in shadow that applies, as "file:line".
+	ShadowRule string `protobuf:"bytes,5,opt,name=shadow_rule,json=shadowRule,proto3" json:"shadow_rule,omitempty"`
+	// The version of the policy in force, which decided.
+	PolicyVersion string `protobuf:"bytes,6,opt,name=policy_version,json=policyVersion,proto3" json:"policy_version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainDecisionResponse) Reset() {
+	*x = ExplainDecisionResponse{}
+	mi := &file_mesh_admin_v1_admin_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainDecisionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainDecisionResponse) ProtoMessage() {}
+
+func (x *ExplainDecisionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_admin_v1_admin_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainDecisionResponse.ProtoReflect.Descriptor instead.
+func (*ExplainDecisionResponse) Descriptor() ([]byte, []int) {
+	return file_mesh_admin_v1_admin_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ExplainDecisionResponse) GetOutcome() Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return Outcome_OUTCOME_UNSPECIFIED
+}
+
+func (x *ExplainDecisionResponse) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *ExplainDecisionResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ExplainDecisionResponse) GetShadowOutcome() Outcome {
+	if x != nil {
+		return x.ShadowOutcome
+	}
+	return Outcome_OUTCOME_UNSPECIFIED
+}
+
+func (x *ExplainDecisionResponse) GetShadowRule() string {
+	if x != nil {
+		return x.ShadowRule
+	}
+	return ""
+}
+
+func (x *ExplainDecisionResponse) GetPolicyVersion() string {
+	if x != nil {
+		return x.PolicyVersion
+	}
+	return ""
+}
+
 var File_mesh_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_mesh_admin_v1_admin_proto_rawDesc = "" +
@@ -578,7 +900,27 @@ const file_mesh_admin_v1_admin_proto_rawDesc = "" +
 	"connection\x120\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x18.mesh.admin.v1.CutReasonR\x06reason\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x125\n" +
-	"\bcut_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\acutTime*U\n" +
+	"\bcut_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\acutTime\"\x12\n" +
+	"\x10GetPolicyRequest\"\xb2\x01\n" +
+	"\x11GetPolicyResponse\x12%\n" +
+	"\x0epolicy_version\x18\x01 \x01(\tR\rpolicyVersion\x127\n" +
+	"\tload_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bloadTime\x12\x18\n" +
+	"\afailure\x18\x03 \x01(\tR\afailure\x12#\n" +
+	"\rfailure_count\x18\x04 \x01(\x03R\ffailureCount\"\x9d\x01\n" +
+	"\x16ExplainDecisionRequest\x12.\n" +
+	"\apeer_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\n" +
+	"\x18\x80\x10:\tspiffe://R\x06peerId\x12%\n" +
+	"\x06method\x18\x02 \x01(\tB\r\xbaH\n" +
+	"r\b\x10\x01\x18\x80\b:\x01/R\x06method\x12,\n" +
+	"\frequest_json\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@R\vrequestJson\"\xfe\x01\n" +
+	"\x17ExplainDecisionResponse\x120\n" +
+	"\aoutcome\x18\x01 \x01(\x0e2\x16.mesh.admin.v1.OutcomeR\aoutcome\x12\x12\n" +
+	"\x04rule\x18\x02 \x01(\tR\x04rule\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12=\n" +
+	"\x0eshadow_outcome\x18\x04 \x01(\x0e2\x16.mesh.admin.v1.OutcomeR\rshadowOutcome\x12\x1f\n" +
+	"\vshadow_rule\x18\x05 \x01(\tR\n" +
+	"shadowRule\x12%\n" +
+	"\x0epolicy_version\x18\x06 \x01(\tR\rpolicyVersion*U\n" +
 	"\tDirection\x12\x19\n" +
 	"\x15DIRECTION_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11DIRECTION_INBOUND\x10\x01\x12\x16\n" +
@@ -588,10 +930,17 @@ const file_mesh_admin_v1_admin_proto_rawDesc = "" +
 	"\x12CUT_REASON_EXPIRED\x10\x01\x12\x18\n" +
 	"\x14CUT_REASON_UNTRUSTED\x10\x02\x12\x16\n" +
 	"\x12CUT_REASON_REVOKED\x10\x03\x12\x1b\n" +
-	"\x17CUT_REASON_OWN_IDENTITY\x10\x042\xbd\x01\n" +
+	"\x17CUT_REASON_OWN_IDENTITY\x10\x04*b\n" +
+	"\aOutcome\x12\x17\n" +
+	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fOUTCOME_ALLOWED\x10\x01\x12\x12\n" +
+	"\x0eOUTCOME_DENIED\x10\x02\x12\x15\n" +
+	"\x11OUTCOME_UNDECIDED\x10\x032\xef\x02\n" +
 	"\fAdminService\x12`\n" +
 	"\x0fListConnections\x12%.mesh.admin.v1.ListConnectionsRequest\x1a&.mesh.admin.v1.ListConnectionsResponse\x12K\n" +
-	"\bListCuts\x12\x1e.mesh.admin.v1.ListCutsRequest\x1a\x1f.mesh.admin.v1.ListCutsResponseBIZGgithub.com/countersign-mesh/countersign/proto/gen/mesh/admin/v1;adminv1b\x06proto3"
+	"\bListCuts\x12\x1e.mesh.admin.v1.ListCutsRequest\x1a\x1f.mesh.admin.v1.ListCutsResponse\x12N\n" +
+	"\tGetPolicy\x12\x1f.mesh.admin.v1.GetPolicyRequest\x1a .mesh.admin.v1.GetPolicyResponse\x12`\n" +
+	"\x0fExplainDecision\x12%.mesh.admin.v1.ExplainDecisionRequest\x1a&.mesh.admin.v1.ExplainDecisionResponseBIZGgithub.com/countersign-mesh/countersign/proto/gen/mesh/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_mesh_admin_v1_admin_proto_rawDescOnce sync.Once
@@ -605,38 +954,50 @@ func file_mesh_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_mesh_admin_v1_admin_proto_rawDescData
 }
 
-var file_mesh_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_mesh_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_mesh_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_mesh_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_mesh_admin_v1_admin_proto_goTypes = []any{
 	(Direction)(0),                  // 0: mesh.admin.v1.Direction
 	(CutReason)(0),                  // 1: mesh.admin.v1.CutReason
-	(*ListConnectionsRequest)(nil),  // 2: mesh.admin.v1.ListConnectionsRequest
-	(*ListConnectionsResponse)(nil), // 3: mesh.admin.v1.ListConnectionsResponse
-	(*ListCutsRequest)(nil),         // 4: mesh.admin.v1.ListCutsRequest
-	(*ListCutsResponse)(nil),        // 5: mesh.admin.v1.ListCutsResponse
-	(*Connection)(nil),              // 6: mesh.admin.v1.Connection
-	(*Cut)(nil),                     // 7: mesh.admin.v1.Cut
-	(*timestamppb.Timestamp)(nil),   // 8: google.protobuf.Timestamp
+	(Outcome)(0),                    // 2: mesh.admin.v1.Outcome
+	(*ListConnectionsRequest)(nil),  // 3: mesh.admin.v1.ListConnectionsRequest
+	(*ListConnectionsResponse)(nil), // 4: mesh.admin.v1.ListConnectionsResponse
+	(*ListCutsRequest)(nil),         // 5: mesh.admin.v1.ListCutsRequest
+	(*ListCutsResponse)(nil),        // 6: mesh.admin.v1.ListCutsResponse
+	(*Connection)(nil),              // 7: mesh.admin.v1.Connection
+	(*Cut)(nil),                     // 8: mesh.admin.v1.Cut
+	(*GetPolicyRequest)(nil),        // 9: mesh.admin.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),       // 10: mesh.admin.v1.GetPolicyResponse
+	(*ExplainDecisionRequest)(nil),  // 11: mesh.admin.v1.ExplainDecisionRequest
+	(*ExplainDecisionResponse)(nil), // 12: mesh.admin.v1.ExplainDecisionResponse
+	(*timestamppb.Timestamp)(nil),   // 13: google.protobuf.Timestamp
 }
 var file_mesh_admin_v1_admin_proto_depIdxs = []int32{
-	6,  // 0: mesh.admin.v1.ListConnectionsResponse.connections:type_name -> mesh.admin.v1.Connection
-	8,  // 1: mesh.admin.v1.ListCutsRequest.since:type_name -> google.protobuf.Timestamp
-	7,  // 2: mesh.admin.v1.ListCutsResponse.cuts:type_name -> mesh.admin.v1.Cut
+	7,  // 0: mesh.admin.v1.ListConnectionsResponse.connections:type_name -> mesh.admin.v1.Connection
+	13, // 1: mesh.admin.v1.ListCutsRequest.since:type_name -> google.protobuf.Timestamp
+	8,  // 2: mesh.admin.v1.ListCutsResponse.cuts:type_name -> mesh.admin.v1.Cut
 	0,  // 3: mesh.admin.v1.Connection.direction:type_name -> mesh.admin.v1.Direction
-	8,  // 4: mesh.admin.v1.Connection.open_time:type_name -> google.protobuf.Timestamp
-	8,  // 5: mesh.admin.v1.Connection.expire_time:type_name -> google.protobuf.Timestamp
-	6,  // 6: mesh.admin.v1.Cut.connection:type_name -> mesh.admin.v1.Connection
+	13, // 4: mesh.admin.v1.Connection.open_time:type_name -> google.protobuf.Timestamp
+	13, // 5: mesh.admin.v1.Connection.expire_time:type_name -> google.protobuf.Timestamp
+	7,  // 6: mesh.admin.v1.Cut.connection:type_name -> mesh.admin.v1.Connection
 	1,  // 7: mesh.admin.v1.Cut.reason:type_name -> mesh.admin.v1.CutReason
-	8,  // 8: mesh.admin.v1.Cut.cut_time:type_name -> google.protobuf.Timestamp
-	2,  // 9: mesh.admin.v1.AdminService.ListConnections:input_type -> mesh.admin.v1.ListConnectionsRequest
-	4,  // 10: mesh.admin.v1.AdminService.ListCuts:input_type -> mesh.admin.v1.ListCutsRequest
-	3,  // 11: mesh.admin.v1.AdminService.ListConnections:output_type -> mesh.admin.v1.ListConnectionsResponse
-	5,  // 12: mesh.admin.v1.AdminService.ListCuts:output_type -> mesh.admin.v1.ListCutsResponse
-	11, // [11:13] is the sub-list for method output_type
-	9,  // [9:11] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	13, // 8: mesh.admin.v1.Cut.cut_time:type_name -> google.protobuf.Timestamp
+	13, // 9: mesh.admin.v1.GetPolicyResponse.load_time:type_name -> google.protobuf.Timestamp
+	2,  // 10: mesh.admin.v1.ExplainDecisionResponse.outcome:type_name -> mesh.admin.v1.Outcome
+	2,  // 11: mesh.admin.v1.ExplainDecisionResponse.shadow_outcome:type_name -> mesh.admin.v1.Outcome
+	3,  // 12: mesh.admin.v1.AdminService.ListConnections:input_type -> mesh.admin.v1.ListConnectionsRequest
+	5,  // 13: mesh.admin.v1.AdminService.ListCuts:input_type -> mesh.admin.v1.ListCutsRequest
+	9,  // 14: mesh.admin.v1.AdminService.GetPolicy:input_type -> mesh.admin.v1.GetPolicyRequest
+	11, // 15: mesh.admin.v1.AdminService.ExplainDecision:input_type -> mesh.admin.v1.ExplainDecisionRequest
+	4,  // 16: mesh.admin.v1.AdminService.ListConnections:output_type -> mesh.admin.v1.ListConnectionsResponse
+	6,  // 17: mesh.admin.v1.AdminService.ListCuts:output_type -> mesh.admin.v1.ListCutsResponse
+	10, // 18: mesh.admin.v1.AdminService.GetPolicy:output_type -> mesh.admin.v1.GetPolicyResponse
+	12, // 19: mesh.admin.v1.AdminService.ExplainDecision:output_type -> mesh.admin.v1.ExplainDecisionResponse
+	16, // [16:20] is the sub-list for method output_type
+	12, // [12:16] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_mesh_admin_v1_admin_proto_init() }
@@ -649,8 +1010,8 @@ func file_mesh_admin_v1_admin_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mesh_admin_v1_admin_proto_rawDesc), len(file_mesh_admin_v1_admin_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   6,
+			NumEnums:      3,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,8 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	AdminService_ListConnections_FullMethodName = "/mesh.admin.v1.AdminService/ListConnections"
 	AdminService_ListCuts_FullMethodName        = "/mesh.admin.v1.AdminService/ListCuts"
+	AdminService_GetPolicy_FullMethodName       = "/mesh.admin.v1.AdminService/GetPolicy"
+	AdminService_ExplainDecision_FullMethodName = "/mesh.admin.v1.AdminService/ExplainDecision"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -38,6 +40,14 @@ type AdminServiceClient interface {
 	// ListCuts lists the connections that the process cut because an identity was no longer good, latest first. It remembers the last
 	// thousand. For the operator, to see what a revocation did.
 	ListCuts(ctx context.Context, in *ListCutsRequest, opts ...grpc.CallOption) (*ListCutsResponse, error)
+	// GetPolicy says which policy is in force, and why the file as it is now is not, if it is not. For the operator, to see a change arrive.
+	GetPolicy(ctx context.Context, in *GetPolicyRequest, opts ...grpc.CallOption) (*GetPolicyResponse, error)
+	// ExplainDecision says what the policy in force decides on a call, and why. Nothing is called and nothing recorded. For the operator, to compare
+	// the file with what is in force.
+	//
+	// Errors: INVALID_ARGUMENT for a request that is none of the method's; NOT_FOUND when the process does not know the method's messages and a
+	// request was given.
+	ExplainDecision(ctx context.Context, in *ExplainDecisionRequest, opts ...grpc.CallOption) (*ExplainDecisionResponse, error)
 }
 
 type adminServiceClient struct {
@@ -68,6 +78,26 @@ func (c *adminServiceClient) ListCuts(ctx context.Context, in *ListCutsRequest, 
 	return out, nil
 }
 
+func (c *adminServiceClient) GetPolicy(ctx context.Context, in *GetPolicyRequest, opts ...grpc.CallOption) (*GetPolicyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetPolicyResponse)
+	err := c.cc.Invoke(ctx, AdminService_GetPolicy_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) ExplainDecision(ctx context.Context, in *ExplainDecisionRequest, opts ...grpc.CallOption) (*ExplainDecisionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainDecisionResponse)
+	err := c.cc.Invoke(ctx, AdminService_ExplainDecision_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
@@ -81,6 +111,14 @@ type AdminServiceServer interface {
 	// ListCuts lists the connections that the process cut because an identity was no longer good, latest first. It remembers the last
 	// thousand. For the operator, to see what a revocation did.
 	ListCuts(context.Context, *ListCutsRequest) (*ListCutsResponse, error)
+	// GetPolicy says which policy is in force, and why the file as it is now is not, if it is not. For the operator, to see a change arrive.
+	GetPolicy(context.Context, *GetPolicyRequest) (*GetPolicyResponse, error)
+	// ExplainDecision says what the policy in force decides on a call, and why. Nothing is called and nothing recorded. For the operator, to compare
+	// the file with what is in force.
+	//
+	// Errors: INVALID_ARGUMENT for a request that is none of the method's; NOT_FOUND when the process does not know the method's messages and a
+	// request was given.
+	ExplainDecision(context.Context, *ExplainDecisionRequest) (*ExplainDecisionResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -96,6 +134,12 @@ func (UnimplementedAdminServiceServer) ListConnections(context.Context, *ListCon
 }
 func (UnimplementedAdminServiceServer) ListCuts(context.Context, *ListCutsRequest) (*ListCutsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListCuts not implemented")
+}
+func (UnimplementedAdminServiceServer) GetPolicy(context.Context, *GetPolicyRequest) (*GetPolicyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetPolicy not implemented")
+}
+func (UnimplementedAdminServiceServer) ExplainDecision(context.Context, *ExplainDecisionRequest) (*ExplainDecisionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExplainDecision not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -154,6 +198,42 @@ func _AdminService_ListCuts_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_GetPolicy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetPolicyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).GetPolicy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_GetPolicy_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).GetPolicy(ctx, req.(*GetPolicyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_ExplainDecision_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainDecisionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ExplainDecision(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ExplainDecision_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ExplainDecision(ctx, req.(*ExplainDecisionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -168,6 +248,14 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListCuts",
 			Handler:    _AdminService_ListCuts_Handler,
+		},
+		{
+			MethodName: "GetPolicy",
+			Handler:    _AdminService_GetPolicy_Handler,
+		},
+		{
+			MethodName: "ExplainDecision",
+			Handler:    _AdminService_ExplainDecision_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

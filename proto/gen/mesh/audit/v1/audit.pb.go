@@ -102,7 +102,11 @@ type Decision struct {
 	// The version of the policy that decided: the first 16 hexadecimal digits of the file's SHA-256.
 	PolicyVersion string `protobuf:"bytes,10,opt,name=policy_version,json=policyVersion,proto3" json:"policy_version,omitempty"`
 	// W3C trace ID of the call; empty when it carried none.
-	TraceId       string `protobuf:"bytes,11,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	TraceId string `protobuf:"bytes,11,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	// What the verdict would be if the rules in shadow were enforced; VERDICT_UNSPECIFIED when none of them applies to the call.
+	ShadowVerdict Verdict `protobuf:"varint,12,opt,name=shadow_verdict,json=shadowVerdict,proto3,enum=mesh.audit.v1.Verdict" json:"shadow_verdict,omitempty"`
+	// The rule in shadow that applies, as "file:line".
+	ShadowRule    string `protobuf:"bytes,13,opt,name=shadow_rule,json=shadowRule,proto3" json:"shadow_rule,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -210,6 +214,20 @@ func (x *Decision) GetPolicyVersion() string {
 func (x *Decision) GetTraceId() string {
 	if x != nil {
 		return x.TraceId
+	}
+	return ""
+}
+
+func (x *Decision) GetShadowVerdict() Verdict {
+	if x != nil {
+		return x.ShadowVerdict
+	}
+	return Verdict_VERDICT_UNSPECIFIED
+}
+
+func (x *Decision) GetShadowRule() string {
+	if x != nil {
+		return x.ShadowRule
 	}
 	return ""
 }
@@ -493,7 +511,9 @@ type DecisionFilter struct {
 	// Not before this time.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	// Before this time.
-	EndTime       *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	EndTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	// The verdict if the rules in shadow were enforced; VERDICT_UNSPECIFIED for any.
+	ShadowVerdict Verdict `protobuf:"varint,9,opt,name=shadow_verdict,json=shadowVerdict,proto3,enum=mesh.audit.v1.Verdict" json:"shadow_verdict,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -584,6 +604,13 @@ func (x *DecisionFilter) GetEndTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *DecisionFilter) GetShadowVerdict() Verdict {
+	if x != nil {
+		return x.ShadowVerdict
+	}
+	return Verdict_VERDICT_UNSPECIFIED
+}
+
 // StoredRecord is a record as the audit service keeps it.
 type StoredRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -599,7 +626,14 @@ type StoredRecord struct {
 	//
 	//	*StoredRecord_Decision
 	//	*StoredRecord_Gap
-	Event         isStoredRecord_Event `protobuf_oneof:"event"`
+	Event isStoredRecord_Event `protobuf_oneof:"event"`
+	// The run of the server's process that sent it, and the record's number in it.
+	RunId    string `protobuf:"bytes,6,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
+	Sequence int64  `protobuf:"varint,7,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// Links the record to the one before it: SHA-256 over the hash of that and all that is stored of this one (package audit says how). Whoever
+	// keeps the position and the hash of a record can tell later whether anything up to it was changed, moved or taken away. Empty for
+	// a record that was stored before there was a chain.
+	Hash          []byte `protobuf:"bytes,8,opt,name=hash,proto3" json:"hash,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -676,6 +710,27 @@ func (x *StoredRecord) GetGap() *Gap {
 		if x, ok := x.Event.(*StoredRecord_Gap); ok {
 			return x.Gap
 		}
+	}
+	return nil
+}
+
+func (x *StoredRecord) GetRunId() string {
+	if x != nil {
+		return x.RunId
+	}
+	return ""
+}
+
+func (x *StoredRecord) GetSequence() int64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *StoredRecord) GetHash() []byte {
+	if x != nil {
+		return x.Hash
 	}
 	return nil
 }
@@ -922,7 +977,7 @@ var File_mesh_audit_v1_audit_proto protoreflect.FileDescriptor
 
 const file_mesh_audit_v1_audit_proto_rawDesc = "" +
 	"\n" +
-	"\x19mesh/audit/v1/audit.proto\x12\rmesh.audit.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8f\x04\n" +
+	"\x19mesh/audit/v1/audit.proto\x12\rmesh.audit.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x83\x05\n" +
 	"\bDecision\x126\n" +
 	"\vdecision_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{32}$R\n" +
 	"decisionId\x12C\n" +
@@ -939,7 +994,10 @@ const file_mesh_audit_v1_audit_proto_rawDesc = "" +
 	"\x06reason\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06reason\x12.\n" +
 	"\x0epolicy_version\x18\n" +
 	" \x01(\tB\a\xbaH\x04r\x02\x18@R\rpolicyVersion\x125\n" +
-	"\btrace_id\x18\v \x01(\tB\x1a\xbaH\x17r\x15\x18 2\x11^([0-9a-f]{32})?$R\atraceId\"\xaf\x01\n" +
+	"\btrace_id\x18\v \x01(\tB\x1a\xbaH\x17r\x15\x18 2\x11^([0-9a-f]{32})?$R\atraceId\x12G\n" +
+	"\x0eshadow_verdict\x18\f \x01(\x0e2\x16.mesh.audit.v1.VerdictB\b\xbaH\x05\x82\x01\x02\x10\x01R\rshadowVerdict\x12)\n" +
+	"\vshadow_rule\x18\r \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\n" +
+	"shadowRule\"\xaf\x01\n" +
 	"\x03Gap\x12&\n" +
 	"\n" +
 	"lost_count\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02 \x00R\tlostCount\x12A\n" +
@@ -955,7 +1013,7 @@ const file_mesh_audit_v1_audit_proto_rawDesc = "" +
 	"\x03gap\x18\x03 \x01(\v2\x12.mesh.audit.v1.GapH\x00R\x03gapB\x0e\n" +
 	"\x05event\x12\x05\xbaH\x02\b\x01\"B\n" +
 	"\x17RecordDecisionsResponse\x12'\n" +
-	"\x0fstored_sequence\x18\x01 \x01(\x03R\x0estoredSequence\"\x9a\x03\n" +
+	"\x0fstored_sequence\x18\x01 \x01(\x03R\x0estoredSequence\"\xe3\x03\n" +
 	"\x0eDecisionFilter\x129\n" +
 	"\vdecision_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x132\x11^([0-9a-f]{32})?$R\n" +
 	"decisionId\x12!\n" +
@@ -966,14 +1024,18 @@ const file_mesh_audit_v1_audit_proto_rawDesc = "" +
 	"\btrace_id\x18\x06 \x01(\tB\x18\xbaH\x15r\x132\x11^([0-9a-f]{32})?$R\atraceId\x129\n" +
 	"\n" +
 	"start_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
-	"\bend_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\"\xea\x01\n" +
+	"\bend_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12G\n" +
+	"\x0eshadow_verdict\x18\t \x01(\x0e2\x16.mesh.audit.v1.VerdictB\b\xbaH\x05\x82\x01\x02\x10\x01R\rshadowVerdict\"\xb1\x02\n" +
 	"\fStoredRecord\x12\x1a\n" +
 	"\bposition\x18\x01 \x01(\x03R\bposition\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\x129\n" +
 	"\n" +
 	"store_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tstoreTime\x125\n" +
 	"\bdecision\x18\x04 \x01(\v2\x17.mesh.audit.v1.DecisionH\x00R\bdecision\x12&\n" +
-	"\x03gap\x18\x05 \x01(\v2\x12.mesh.audit.v1.GapH\x00R\x03gapB\a\n" +
+	"\x03gap\x18\x05 \x01(\v2\x12.mesh.audit.v1.GapH\x00R\x03gap\x12\x15\n" +
+	"\x06run_id\x18\x06 \x01(\tR\x05runId\x12\x1a\n" +
+	"\bsequence\x18\a \x01(\x03R\bsequence\x12\x12\n" +
+	"\x04hash\x18\b \x01(\fR\x04hashB\a\n" +
 	"\x05event\"\x9f\x01\n" +
 	"\x14ListDecisionsRequest\x125\n" +
 	"\x06filter\x18\x01 \x01(\v2\x1d.mesh.audit.v1.DecisionFilterR\x06filter\x12'\n" +
@@ -1030,32 +1092,34 @@ var file_mesh_audit_v1_audit_proto_goTypes = []any{
 var file_mesh_audit_v1_audit_proto_depIdxs = []int32{
 	12, // 0: mesh.audit.v1.Decision.decide_time:type_name -> google.protobuf.Timestamp
 	0,  // 1: mesh.audit.v1.Decision.verdict:type_name -> mesh.audit.v1.Verdict
-	12, // 2: mesh.audit.v1.Gap.start_time:type_name -> google.protobuf.Timestamp
-	12, // 3: mesh.audit.v1.Gap.end_time:type_name -> google.protobuf.Timestamp
-	4,  // 4: mesh.audit.v1.RecordDecisionsRequest.records:type_name -> mesh.audit.v1.Record
-	1,  // 5: mesh.audit.v1.Record.decision:type_name -> mesh.audit.v1.Decision
-	2,  // 6: mesh.audit.v1.Record.gap:type_name -> mesh.audit.v1.Gap
-	0,  // 7: mesh.audit.v1.DecisionFilter.verdict:type_name -> mesh.audit.v1.Verdict
-	12, // 8: mesh.audit.v1.DecisionFilter.start_time:type_name -> google.protobuf.Timestamp
-	12, // 9: mesh.audit.v1.DecisionFilter.end_time:type_name -> google.protobuf.Timestamp
-	12, // 10: mesh.audit.v1.StoredRecord.store_time:type_name -> google.protobuf.Timestamp
-	1,  // 11: mesh.audit.v1.StoredRecord.decision:type_name -> mesh.audit.v1.Decision
-	2,  // 12: mesh.audit.v1.StoredRecord.gap:type_name -> mesh.audit.v1.Gap
-	6,  // 13: mesh.audit.v1.ListDecisionsRequest.filter:type_name -> mesh.audit.v1.DecisionFilter
-	7,  // 14: mesh.audit.v1.ListDecisionsResponse.records:type_name -> mesh.audit.v1.StoredRecord
-	6,  // 15: mesh.audit.v1.WatchDecisionsRequest.filter:type_name -> mesh.audit.v1.DecisionFilter
-	7,  // 16: mesh.audit.v1.WatchDecisionsResponse.record:type_name -> mesh.audit.v1.StoredRecord
-	3,  // 17: mesh.audit.v1.AuditService.RecordDecisions:input_type -> mesh.audit.v1.RecordDecisionsRequest
-	8,  // 18: mesh.audit.v1.AuditService.ListDecisions:input_type -> mesh.audit.v1.ListDecisionsRequest
-	10, // 19: mesh.audit.v1.AuditService.WatchDecisions:input_type -> mesh.audit.v1.WatchDecisionsRequest
-	5,  // 20: mesh.audit.v1.AuditService.RecordDecisions:output_type -> mesh.audit.v1.RecordDecisionsResponse
-	9,  // 21: mesh.audit.v1.AuditService.ListDecisions:output_type -> mesh.audit.v1.ListDecisionsResponse
-	11, // 22: mesh.audit.v1.AuditService.WatchDecisions:output_type -> mesh.audit.v1.WatchDecisionsResponse
-	20, // [20:23] is the sub-list for method output_type
-	17, // [17:20] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	0,  // 2: mesh.audit.v1.Decision.shadow_verdict:type_name -> mesh.audit.v1.Verdict
+	12, // 3: mesh.audit.v1.Gap.start_time:type_name -> google.protobuf.Timestamp
+	12, // 4: mesh.audit.v1.Gap.end_time:type_name -> google.protobuf.Timestamp
+	4,  // 5: mesh.audit.v1.RecordDecisionsRequest.records:type_name -> mesh.audit.v1.Record
+	1,  // 6: mesh.audit.v1.Record.decision:type_name -> mesh.audit.v1.Decision
+	2,  // 7: mesh.audit.v1.Record.gap:type_name -> mesh.audit.v1.Gap
+	0,  // 8: mesh.audit.v1.DecisionFilter.verdict:type_name -> mesh.audit.v1.Verdict
+	12, // 9: mesh.audit.v1.DecisionFilter.start_time:type_name -> google.protobuf.Timestamp
+	12, // 10: mesh.audit.v1.DecisionFilter.end_time:type_name -> google.protobuf.Timestamp
+	0,  // 11: mesh.audit.v1.DecisionFilter.shadow_verdict:type_name -> mesh.audit.v1.Verdict
+	12, // 12: mesh.audit.v1.StoredRecord.store_time:type_name -> google.protobuf.Timestamp
+	1,  // 13: mesh.audit.v1.StoredRecord.decision:type_name -> mesh.audit.v1.Decision
+	2,  // 14: mesh.audit.v1.StoredRecord.gap:type_name -> mesh.audit.v1.Gap
+	6,  // 15: mesh.audit.v1.ListDecisionsRequest.filter:type_name -> mesh.audit.v1.DecisionFilter
+	7,  // 16: mesh.audit.v1.ListDecisionsResponse.records:type_name -> mesh.audit.v1.StoredRecord
+	6,  // 17: mesh.audit.v1.WatchDecisionsRequest.filter:type_name -> mesh.audit.v1.DecisionFilter
+	7,  // 18: mesh.audit.v1.WatchDecisionsResponse.record:type_name -> mesh.audit.v1.StoredRecord
+	3,  // 19: mesh.audit.v1.AuditService.RecordDecisions:input_type -> mesh.audit.v1.RecordDecisionsRequest
+	8,  // 20: mesh.audit.v1.AuditService.ListDecisions:input_type -> mesh.audit.v1.ListDecisionsRequest
+	10, // 21: mesh.audit.v1.AuditService.WatchDecisions:input_type -> mesh.audit.v1.WatchDecisionsRequest
+	5,  // 22: mesh.audit.v1.AuditService.RecordDecisions:output_type -> mesh.audit.v1.RecordDecisionsResponse
+	9,  // 23: mesh.audit.v1.AuditService.ListDecisions:output_type -> mesh.audit.v1.ListDecisionsResponse
+	11, // 24: mesh.audit.v1.AuditService.WatchDecisions:output_type -> mesh.audit.v1.WatchDecisionsResponse
+	22, // [22:25] is the sub-list for method output_type
+	19, // [19:22] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_mesh_audit_v1_audit_proto_init() }

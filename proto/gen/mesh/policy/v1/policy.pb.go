@@ -12,6 +12,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	structpb "google.golang.org/protobuf/types/known/structpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -27,14 +28,18 @@ const (
 // Policy is one policy file. What no rule allows is denied.
 type Policy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The trust domain that short forms of peers belong to, such as "bank.test" (SPIFFE-ID §2.1).
+	// The trust domain that short forms of peers belong to, such as "bank.test" (SPIFFE-ID §2.1). An included file has the same.
 	TrustDomain string `protobuf:"bytes,1,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
 	// The rules, by the full name of the gRPC service ("bank.ledger.v1.LedgerService"). A server refuses to start while one
-	// of its services is missing here.
+	// of its services is missing here and in the included files.
 	Services map[string]*Service `protobuf:"bytes,2,rep,name=services,proto3" json:"services,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Who is refused though the certificate is good: new handshakes fail, open connections are cut and their calls end. It stands above
-	// every rule, and takes effect within a second on each server that watches the file.
-	Revoked       []*Revocation `protobuf:"bytes,3,rep,name=revoked,proto3" json:"revoked,omitempty"`
+	// every rule, and takes effect within a second on each server that watches the file. It stands in the main file alone.
+	Revoked []*Revocation `protobuf:"bytes,3,rep,name=revoked,proto3" json:"revoked,omitempty"`
+	// Other files, each of which holds the rules of some services, so that each team owns its own. They stand in the main file alone.
+	Include []*Include `protobuf:"bytes,4,rep,name=include,proto3" json:"include,omitempty"`
+	// Puts every rule of this file, but not of those that it includes, in shadow; see Rule.
+	Shadow        bool `protobuf:"varint,5,opt,name=shadow,proto3" json:"shadow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -90,6 +95,75 @@ func (x *Policy) GetRevoked() []*Revocation {
 	return nil
 }
 
+func (x *Policy) GetInclude() []*Include {
+	if x != nil {
+		return x.Include
+	}
+	return nil
+}
+
+func (x *Policy) GetShadow() bool {
+	if x != nil {
+		return x.Shadow
+	}
+	return false
+}
+
+// Include takes the rules of some services from another file.
+type Include struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The file, by its path relative to the directory of the file that includes it. It lies in that directory or below.
+	File string `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
+	// The full names of the services that the file may have rules for: all that its owners can decide about.
+	Services      []string `protobuf:"bytes,2,rep,name=services,proto3" json:"services,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Include) Reset() {
+	*x = Include{}
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Include) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Include) ProtoMessage() {}
+
+func (x *Include) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Include.ProtoReflect.Descriptor instead.
+func (*Include) Descriptor() ([]byte, []int) {
+	return file_mesh_policy_v1_policy_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Include) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *Include) GetServices() []string {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
 // Revocation names one workload, one SVID or one authority that is not believed any more.
 type Revocation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -109,7 +183,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_mesh_policy_v1_policy_proto_msgTypes[1]
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -121,7 +195,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_policy_v1_policy_proto_msgTypes[1]
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -134,7 +208,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_mesh_policy_v1_policy_proto_rawDescGZIP(), []int{1}
+	return file_mesh_policy_v1_policy_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Revocation) GetSubject() isRevocation_Subject {
@@ -209,14 +283,17 @@ type Service struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The rules, by the name of the method ("PostTransfer"). A server refuses to start while one of the service's methods is
 	// missing here, or one is named that the service does not have.
-	Methods       map[string]*Method `protobuf:"bytes,1,rep,name=methods,proto3" json:"methods,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Methods map[string]*Method `protobuf:"bytes,1,rep,name=methods,proto3" json:"methods,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The workloads that serve it, written like the peer of a rule. A client may dial who serves something that a rule allows it to call, and
+	// nobody else; while nobody stands here, nobody is dialled for this service.
+	ServedBy      []string `protobuf:"bytes,2,rep,name=served_by,json=servedBy,proto3" json:"served_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_mesh_policy_v1_policy_proto_msgTypes[2]
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -228,7 +305,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_policy_v1_policy_proto_msgTypes[2]
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -241,7 +318,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_mesh_policy_v1_policy_proto_rawDescGZIP(), []int{2}
+	return file_mesh_policy_v1_policy_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Service) GetMethods() map[string]*Method {
@@ -251,18 +328,27 @@ func (x *Service) GetMethods() map[string]*Method {
 	return nil
 }
 
+func (x *Service) GetServedBy() []string {
+	if x != nil {
+		return x.ServedBy
+	}
+	return nil
+}
+
 // Method is who may call one method.
 type Method struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The peers that may; nobody when empty.
-	Allow         []*Rule `protobuf:"bytes,1,rep,name=allow,proto3" json:"allow,omitempty"`
+	Allow []*Rule `protobuf:"bytes,1,rep,name=allow,proto3" json:"allow,omitempty"`
+	// The peers that may not, whatever allow says.
+	Deny          []*Rule `protobuf:"bytes,2,rep,name=deny,proto3" json:"deny,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Method) Reset() {
 	*x = Method{}
-	mi := &file_mesh_policy_v1_policy_proto_msgTypes[3]
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -274,7 +360,7 @@ func (x *Method) String() string {
 func (*Method) ProtoMessage() {}
 
 func (x *Method) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_policy_v1_policy_proto_msgTypes[3]
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -287,7 +373,7 @@ func (x *Method) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Method.ProtoReflect.Descriptor instead.
 func (*Method) Descriptor() ([]byte, []int) {
-	return file_mesh_policy_v1_policy_proto_rawDescGZIP(), []int{3}
+	return file_mesh_policy_v1_policy_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Method) GetAllow() []*Rule {
@@ -297,21 +383,40 @@ func (x *Method) GetAllow() []*Rule {
 	return nil
 }
 
-// Rule allows one peer.
+func (x *Method) GetDeny() []*Rule {
+	if x != nil {
+		return x.Deny
+	}
+	return nil
+}
+
+// Rule allows or denies the calls of a peer, or of several.
 type Rule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The peer's SPIFFE ID, whole ("spiffe://bank.test/payments") or short for one of the policy's own trust domain
-	// ("/payments"). It matches that ID and no other.
+	// Whose calls. One of:
+	//
+	//	"/payments"                      the workload with that ID in the policy's own trust domain, and no other
+	//	"spiffe://bank.test/payments"    the same, written whole
+	//	"/payments/**"                   every workload below /payments, on segment boundaries; not /payments itself
+	//	"/**"                            every workload of the own trust domain
+	//	"spiffe://partner.test/**"       every workload of another trust domain
 	Peer string `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
-	// Why the peer needs this, for whoever reviews the file.
-	Why           string `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
+	// Why, for whoever reviews the file.
+	Why string `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
+	// A condition in CEL (https://cel.dev) over request, the method's request message, and peer, the caller (see Peer). The rule applies to calls
+	// for which it is true. A condition that fails to be evaluated, such as one that divides by zero, allows nothing, and denies.
+	// Of a stream of requests each message is judged by itself.
+	When string `protobuf:"bytes,3,opt,name=when,proto3" json:"when,omitempty"`
+	// In shadow a rule is evaluated, counted and recorded, and not enforced: it lets nobody in and keeps nobody out. The record of a call says what
+	// the verdict would be if the rules in shadow were enforced.
+	Shadow        bool `protobuf:"varint,4,opt,name=shadow,proto3" json:"shadow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_mesh_policy_v1_policy_proto_msgTypes[4]
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -323,7 +428,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_policy_v1_policy_proto_msgTypes[4]
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -336,7 +441,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_mesh_policy_v1_policy_proto_rawDescGZIP(), []int{4}
+	return file_mesh_policy_v1_policy_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Rule) GetPeer() string {
@@ -353,35 +458,273 @@ func (x *Rule) GetWhy() string {
 	return ""
 }
 
+func (x *Rule) GetWhen() string {
+	if x != nil {
+		return x.When
+	}
+	return ""
+}
+
+func (x *Rule) GetShadow() bool {
+	if x != nil {
+		return x.Shadow
+	}
+	return false
+}
+
+// Peer is the caller, as conditions see it: what its X.509-SVID proves, and nothing that it says.
+type Peer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The SPIFFE ID, "spiffe://bank.test/payments".
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The trust domain in it, "bank.test".
+	TrustDomain string `protobuf:"bytes,2,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	// The path in it, "/payments".
+	Path          string `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Peer) Reset() {
+	*x = Peer{}
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Peer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Peer) ProtoMessage() {}
+
+func (x *Peer) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Peer.ProtoReflect.Descriptor instead.
+func (*Peer) Descriptor() ([]byte, []int) {
+	return file_mesh_policy_v1_policy_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Peer) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Peer) GetTrustDomain() string {
+	if x != nil {
+		return x.TrustDomain
+	}
+	return ""
+}
+
+func (x *Peer) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+// Table is a table of tests of a policy: calls, and what is to be decided on them.
+type Table struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tests. Each stands by itself.
+	Cases         []*Case `protobuf:"bytes,1,rep,name=cases,proto3" json:"cases,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Table) Reset() {
+	*x = Table{}
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Table) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Table) ProtoMessage() {}
+
+func (x *Table) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Table.ProtoReflect.Descriptor instead.
+func (*Table) Descriptor() ([]byte, []int) {
+	return file_mesh_policy_v1_policy_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Table) GetCases() []*Case {
+	if x != nil {
+		return x.Cases
+	}
+	return nil
+}
+
+// Case is one call, and what is to be decided on it.
+type Case struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it shows, in words; by default peer, method and outcome.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The caller's SPIFFE ID, whole or short for one of the policy's own trust domain.
+	Peer string `protobuf:"bytes,2,opt,name=peer,proto3" json:"peer,omitempty"`
+	// The method, "bank.ledger.v1.LedgerService/PostTransfer".
+	Method string `protobuf:"bytes,3,opt,name=method,proto3" json:"method,omitempty"`
+	// The request, with the fields of the method's request message. It is needed where a condition asks for it.
+	Request *structpb.Struct `protobuf:"bytes,4,opt,name=request,proto3" json:"request,omitempty"`
+	// "allowed" or "denied".
+	Want string `protobuf:"bytes,5,opt,name=want,proto3" json:"want,omitempty"`
+	// The rule that is to decide: its why, or its peer as the file writes it. Not checked when empty.
+	Rule          string `protobuf:"bytes,6,opt,name=rule,proto3" json:"rule,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Case) Reset() {
+	*x = Case{}
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Case) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Case) ProtoMessage() {}
+
+func (x *Case) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Case.ProtoReflect.Descriptor instead.
+func (*Case) Descriptor() ([]byte, []int) {
+	return file_mesh_policy_v1_policy_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Case) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Case) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *Case) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *Case) GetRequest() *structpb.Struct {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *Case) GetWant() string {
+	if x != nil {
+		return x.Want
+	}
+	return ""
+}
+
+func (x *Case) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
 var File_mesh_policy_v1_policy_proto protoreflect.FileDescriptor
 
 const file_mesh_policy_v1_policy_proto_rawDesc = "" +
 	"\n" +
-	"\x1bmesh/policy/v1/policy.proto\x12\x0emesh.policy.v1\x1a\x1bbuf/validate/validate.proto\"\xd9\x02\n" +
+	"\x1bmesh/policy/v1/policy.proto\x12\x0emesh.policy.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xa2\x03\n" +
 	"\x06Policy\x12=\n" +
-	"\ftrust_domain\x18\x01 \x01(\tB\x1a\xbaH\x17r\x15\x10\x01\x18\xff\x012\x0e^[a-z0-9._-]+$R\vtrustDomain\x12\x83\x01\n" +
-	"\bservices\x18\x02 \x03(\v2$.mesh.policy.v1.Policy.ServicesEntryBA\xbaH>\x9a\x01;\b\x01\"7r523^[A-Za-z_][A-Za-z0-9_]*(\\.[A-Za-z_][A-Za-z0-9_]*)*$R\bservices\x124\n" +
-	"\arevoked\x18\x03 \x03(\v2\x1a.mesh.policy.v1.RevocationR\arevoked\x1aT\n" +
+	"\ftrust_domain\x18\x01 \x01(\tB\x1a\xbaH\x17r\x15\x10\x01\x18\xff\x012\x0e^[a-z0-9._-]+$R\vtrustDomain\x12\x81\x01\n" +
+	"\bservices\x18\x02 \x03(\v2$.mesh.policy.v1.Policy.ServicesEntryB?\xbaH<\x9a\x019\"7r523^[A-Za-z_][A-Za-z0-9_]*(\\.[A-Za-z_][A-Za-z0-9_]*)*$R\bservices\x124\n" +
+	"\arevoked\x18\x03 \x03(\v2\x1a.mesh.policy.v1.RevocationR\arevoked\x121\n" +
+	"\ainclude\x18\x04 \x03(\v2\x17.mesh.policy.v1.IncludeR\ainclude\x12\x16\n" +
+	"\x06shadow\x18\x05 \x01(\bR\x06shadow\x1aT\n" +
 	"\rServicesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12-\n" +
-	"\x05value\x18\x02 \x01(\v2\x17.mesh.policy.v1.ServiceR\x05value:\x028\x01\"\xde\x01\n" +
+	"\x05value\x18\x02 \x01(\v2\x17.mesh.policy.v1.ServiceR\x05value:\x028\x01\"\x8a\x01\n" +
+	"\aInclude\x12\x1e\n" +
+	"\x04file\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\bR\x04file\x12_\n" +
+	"\bservices\x18\x02 \x03(\tBC\xbaH@\x92\x01=\b\x01\x18\x01\"7r523^[A-Za-z_][A-Za-z0-9_]*(\\.[A-Za-z_][A-Za-z0-9_]*)*$R\bservices\"\xde\x01\n" +
 	"\n" +
 	"Revocation\x12.\n" +
 	"\x02id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x02\x18\x80\x102\x10^(spiffe:/)?/.+$H\x00R\x02id\x125\n" +
 	"\x06serial\x18\x02 \x01(\tB\x1b\xbaH\x18r\x16\x10\x01\x18\x80\x012\x0f^[0-9A-Fa-f:]+$H\x00R\x06serial\x12;\n" +
 	"\tauthority\x18\x03 \x01(\tB\x1b\xbaH\x18r\x16\x10\x02\x18\x80\x022\x0f^[0-9A-Fa-f:]+$H\x00R\tauthority\x12\x1a\n" +
 	"\x03why\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xf4\x03R\x03whyB\x10\n" +
-	"\asubject\x12\x05\xbaH\x02\b\x01\"\xc5\x01\n" +
+	"\asubject\x12\x05\xbaH\x02\b\x01\"\x87\x02\n" +
 	"\aService\x12f\n" +
-	"\amethods\x18\x01 \x03(\v2$.mesh.policy.v1.Service.MethodsEntryB&\xbaH#\x9a\x01 \b\x01\"\x1cr\x1a2\x18^[A-Za-z_][A-Za-z0-9_]*$R\amethods\x1aR\n" +
+	"\amethods\x18\x01 \x03(\v2$.mesh.policy.v1.Service.MethodsEntryB&\xbaH#\x9a\x01 \b\x01\"\x1cr\x1a2\x18^[A-Za-z_][A-Za-z0-9_]*$R\amethods\x12@\n" +
+	"\tserved_by\x18\x02 \x03(\tB#\xbaH \x92\x01\x1d\x18\x01\"\x19r\x17\x10\x02\x18\x80\x102\x10^(spiffe:/)?/.+$R\bservedBy\x1aR\n" +
 	"\fMethodsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
-	"\x05value\x18\x02 \x01(\v2\x16.mesh.policy.v1.MethodR\x05value:\x028\x01\"4\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.mesh.policy.v1.MethodR\x05value:\x028\x01\"^\n" +
 	"\x06Method\x12*\n" +
-	"\x05allow\x18\x01 \x03(\v2\x14.mesh.policy.v1.RuleR\x05allow\"T\n" +
+	"\x05allow\x18\x01 \x03(\v2\x14.mesh.policy.v1.RuleR\x05allow\x12(\n" +
+	"\x04deny\x18\x02 \x03(\v2\x14.mesh.policy.v1.RuleR\x04deny\"\x8a\x01\n" +
 	"\x04Rule\x120\n" +
 	"\x04peer\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x02\x18\x80\x102\x10^(spiffe:/)?/.+$R\x04peer\x12\x1a\n" +
-	"\x03why\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xf4\x03R\x03whyBKZIgithub.com/countersign-mesh/countersign/proto/gen/mesh/policy/v1;policyv1b\x06proto3"
+	"\x03why\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xf4\x03R\x03why\x12\x1c\n" +
+	"\x04when\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x04when\x12\x16\n" +
+	"\x06shadow\x18\x04 \x01(\bR\x06shadow\"M\n" +
+	"\x04Peer\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
+	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\"=\n" +
+	"\x05Table\x124\n" +
+	"\x05cases\x18\x01 \x03(\v2\x14.mesh.policy.v1.CaseB\b\xbaH\x05\x92\x01\x02\b\x01R\x05cases\"\xa4\x02\n" +
+	"\x04Case\x12\x1c\n" +
+	"\x04name\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x04name\x120\n" +
+	"\x04peer\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x10\x02\x18\x80\x102\x10^(spiffe:/)?/.+$R\x04peer\x12O\n" +
+	"\x06method\x18\x03 \x01(\tB7\xbaH4r220^[A-Za-z_][A-Za-z0-9_.]*/[A-Za-z_][A-Za-z0-9_]*$R\x06method\x121\n" +
+	"\arequest\x18\x04 \x01(\v2\x17.google.protobuf.StructR\arequest\x12*\n" +
+	"\x04want\x18\x05 \x01(\tB\x16\xbaH\x13r\x11R\aallowedR\x06deniedR\x04want\x12\x1c\n" +
+	"\x04rule\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x04ruleBKZIgithub.com/countersign-mesh/countersign/proto/gen/mesh/policy/v1;policyv1b\x06proto3"
 
 var (
 	file_mesh_policy_v1_policy_proto_rawDescOnce sync.Once
@@ -395,28 +738,37 @@ func file_mesh_policy_v1_policy_proto_rawDescGZIP() []byte {
 	return file_mesh_policy_v1_policy_proto_rawDescData
 }
 
-var file_mesh_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_mesh_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_mesh_policy_v1_policy_proto_goTypes = []any{
-	(*Policy)(nil),     // 0: mesh.policy.v1.Policy
-	(*Revocation)(nil), // 1: mesh.policy.v1.Revocation
-	(*Service)(nil),    // 2: mesh.policy.v1.Service
-	(*Method)(nil),     // 3: mesh.policy.v1.Method
-	(*Rule)(nil),       // 4: mesh.policy.v1.Rule
-	nil,                // 5: mesh.policy.v1.Policy.ServicesEntry
-	nil,                // 6: mesh.policy.v1.Service.MethodsEntry
+	(*Policy)(nil),          // 0: mesh.policy.v1.Policy
+	(*Include)(nil),         // 1: mesh.policy.v1.Include
+	(*Revocation)(nil),      // 2: mesh.policy.v1.Revocation
+	(*Service)(nil),         // 3: mesh.policy.v1.Service
+	(*Method)(nil),          // 4: mesh.policy.v1.Method
+	(*Rule)(nil),            // 5: mesh.policy.v1.Rule
+	(*Peer)(nil),            // 6: mesh.policy.v1.Peer
+	(*Table)(nil),           // 7: mesh.policy.v1.Table
+	(*Case)(nil),            // 8: mesh.policy.v1.Case
+	nil,                     // 9: mesh.policy.v1.Policy.ServicesEntry
+	nil,                     // 10: mesh.policy.v1.Service.MethodsEntry
+	(*structpb.Struct)(nil), // 11: google.protobuf.Struct
 }
 var file_mesh_policy_v1_policy_proto_depIdxs = []int32{
-	5, // 0: mesh.policy.v1.Policy.services:type_name -> mesh.policy.v1.Policy.ServicesEntry
-	1, // 1: mesh.policy.v1.Policy.revoked:type_name -> mesh.policy.v1.Revocation
-	6, // 2: mesh.policy.v1.Service.methods:type_name -> mesh.policy.v1.Service.MethodsEntry
-	4, // 3: mesh.policy.v1.Method.allow:type_name -> mesh.policy.v1.Rule
-	2, // 4: mesh.policy.v1.Policy.ServicesEntry.value:type_name -> mesh.policy.v1.Service
-	3, // 5: mesh.policy.v1.Service.MethodsEntry.value:type_name -> mesh.policy.v1.Method
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	9,  // 0: mesh.policy.v1.Policy.services:type_name -> mesh.policy.v1.Policy.ServicesEntry
+	2,  // 1: mesh.policy.v1.Policy.revoked:type_name -> mesh.policy.v1.Revocation
+	1,  // 2: mesh.policy.v1.Policy.include:type_name -> mesh.policy.v1.Include
+	10, // 3: mesh.policy.v1.Service.methods:type_name -> mesh.policy.v1.Service.MethodsEntry
+	5,  // 4: mesh.policy.v1.Method.allow:type_name -> mesh.policy.v1.Rule
+	5,  // 5: mesh.policy.v1.Method.deny:type_name -> mesh.policy.v1.Rule
+	8,  // 6: mesh.policy.v1.Table.cases:type_name -> mesh.policy.v1.Case
+	11, // 7: mesh.policy.v1.Case.request:type_name -> google.protobuf.Struct
+	3,  // 8: mesh.policy.v1.Policy.ServicesEntry.value:type_name -> mesh.policy.v1.Service
+	4,  // 9: mesh.policy.v1.Service.MethodsEntry.value:type_name -> mesh.policy.v1.Method
+	10, // [10:10] is the sub-list for method output_type
+	10, // [10:10] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_mesh_policy_v1_policy_proto_init() }
@@ -424,7 +776,7 @@ func file_mesh_policy_v1_policy_proto_init() {
 	if File_mesh_policy_v1_policy_proto != nil {
 		return
 	}
-	file_mesh_policy_v1_policy_proto_msgTypes[1].OneofWrappers = []any{
+	file_mesh_policy_v1_policy_proto_msgTypes[2].OneofWrappers = []any{
 		(*Revocation_Id)(nil),
 		(*Revocation_Serial)(nil),
 		(*Revocation_Authority)(nil),
@@ -435,7 +787,7 @@ func file_mesh_policy_v1_policy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mesh_policy_v1_policy_proto_rawDesc), len(file_mesh_policy_v1_policy_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,103 @@
+package policy
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/countersign-mesh/countersign/pkg/yamlfile"
+	policyv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/policy/v1"
+)
+
+// Source is the text that a policy is made of: the main file, and those that it includes. It is immutable.
+type Source struct {
+	// files has the main file first, and then those that it includes, in its order.
+	files []sourceFile
+}
+
+// sourceFile is one file. Of one that could not be read there is the error.
+type sourceFile struct {
+	Name string
+	Text []byte
+	err  error
+}
+
+// Text returns the source of a policy of one file. name is the file's name in errors and verdicts.
+func Text(name string, text []byte) Source {
+	return Source{files: []sourceFile{{Name: name, Text: text}}}
+}
+
+// Read reads the policy file at path, and the files that it includes. Its error is that of the main file; what else could not be read is for
+// Compile to say, together with all else that is wrong.
+func Read(path string) (Source, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return Source{}, fmt.Errorf("read the policy: %w", err)
+	}
+	return Text(path, text).withIncluded(), nil
+}
+
+// WithMain returns the source with another text of the main file, and what that includes.
+func (s Source) WithMain(text []byte) Source { return Text(s.files[0].Name, text).withIncluded() }
+
+// Main returns the text of the main file.
+func (s Source) Main() []byte { return s.files[0].Text }
+
+// Names returns the names of the files, the main one first.
+func (s Source) Names() []string {
+	var names []string
+	for _, f := range s.files {
+		names = append(names, f.Name)
+	}
+	return names
+}
+
+// withIncluded reads what the main file includes. Where that file is wrong, there is nothing to be read: Compile says what is wrong with it.
+func (s Source) withIncluded() Source {
+	main := s.files[0]
+	var file policyv1.Policy
+	if _, err := yamlfile.Unmarshal(main.Name, main.Text, &file); err != nil {
+		return s
+	}
+	files := []sourceFile{main}
+	for _, include := range file.GetInclude() {
+		if !filepath.IsLocal(include.GetFile()) {
+			continue // Compile refuses it
+		}
+		path := filepath.Join(filepath.Dir(main.Name), include.GetFile())
+		text, err := os.ReadFile(path)
+		files = append(files, sourceFile{Name: path, Text: text, err: err})
+	}
+	return Source{files: files}
+}
+
+// find returns an included file.
+func (s Source) find(name string) (sourceFile, bool) {
+	for _, f := range s.files[1:] {
+		if f.Name == name {
+			return f, true
+		}
+	}
+	return sourceFile{}, false
+}
+
+// Equal reports whether two sources are the same files with the same text, or cannot be read in the same way.
+func (s Source) Equal(other Source) bool {
+	return slices.EqualFunc(s.files, other.files, func(a, b sourceFile) bool {
+		return a.Name == b.Name && string(a.Text) == string(b.Text) && (a.err == nil) == (b.err == nil)
+	})
+}
+
+// version names the source by its text. The version of a single file is the beginning of its SHA-256, as anybody can compute it.
+func (s Source) version() string {
+	if len(s.files) == 1 {
+		return digest(s.files[0].Text)
+	}
+	var parts [][]byte
+	for _, f := range s.files { // each with its length, so that no text can pass for the end of one and the beginning of the next
+		parts = append(parts, binary.BigEndian.AppendUint64(nil, uint64(len(f.Text))), f.Text)
+	}
+	return digest(parts...)
+}
