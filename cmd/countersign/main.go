@@ -57,6 +57,7 @@ type cli struct {
 	Call   callCommand   `cmd:"" help:"Call a gRPC method, with this process's identity, of a server whose SPIFFE ID is verified."`
 	Proxy  proxyCommand  `cmd:"" help:"Serve a server on a plaintext port of loopback, with this process's identity, for stock tools."`
 	Audit  auditCommand  `cmd:"" help:"Look up authorization decisions."`
+	Policy policyCommand `cmd:"" help:"Check, test, explain, draw, compare and change policy files."`
 	Peers  peersCommand  `cmd:"" help:"List the live connections of a server: with whom, by which SVID, until when."`
 	Revoke revokeCommand `cmd:"" help:"Revoke a workload (--id), an SVID (--serial) or an authority (--authority) in the policy file, and show which connections were cut."`
 	Act    actCommand    `cmd:"" hidden:"" help:"Make the calls that standard input orders. For demo, which acts through copies of this program."`

@@ -42,7 +42,7 @@ services:
           - peer: /gateway
   # Lets processes of the tests dial each other.
   test.v1.Neighbours:
-    served_by: [/risk, /payments, /audit]
+    served_by: [/risk, /payments, /ledger, /audit]
     methods:
       Meet: {allow: [{peer: /risk}, {peer: /payments}]}
   no.such.v1.Service:

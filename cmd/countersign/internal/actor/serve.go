@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/dynamicpb"
 
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/contracts"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/dial"
 )
 
@@ -75,7 +76,7 @@ func carryOut(ctx context.Context, conn grpc.ClientConnInterface, o order) (answ
 
 func contract(name string) (protoreflect.MethodDescriptor, error) {
 	service, method, _ := strings.Cut(name, "/")
-	for _, file := range dial.Contracts() {
+	for _, file := range contracts.Linked() {
 		for i := range file.Services().Len() {
 			s := file.Services().Get(i)
 			if m := s.Methods().ByName(protoreflect.Name(method)); string(s.FullName()) == service && m != nil {

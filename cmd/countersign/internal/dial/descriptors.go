@@ -6,37 +6,14 @@ import (
 	"strings"
 
 	"github.com/fullstorydev/grpcurl"
-	"google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/protobuf/reflect/protodesc"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/descriptorpb"
 
-	accountsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/accounts/v1"
-	ledgerv1 "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
-	mobilev1 "github.com/countersign-mesh/countersign/proto/gen/bank/mobile/v1"
-	paymentsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/payments/v1"
-	riskv1 "github.com/countersign-mesh/countersign/proto/gen/bank/risk/v1"
-	adminv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/admin/v1"
-	auditv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/audit/v1"
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/contracts"
 )
 
-// Contracts are the contracts that this binary has in it, so that a call needs no reflection, which few may use.
-func Contracts() []protoreflect.FileDescriptor {
-	return []protoreflect.FileDescriptor{
-		accountsv1.File_bank_accounts_v1_accounts_proto,
-		ledgerv1.File_bank_ledger_v1_ledger_proto,
-		mobilev1.File_bank_mobile_v1_mobile_proto,
-		paymentsv1.File_bank_payments_v1_payments_proto,
-		riskv1.File_bank_risk_v1_risk_proto,
-		adminv1.File_mesh_admin_v1_admin_proto,
-		auditv1.File_mesh_audit_v1_audit_proto,
-		grpc_health_v1.File_grpc_health_v1_health_proto,
-		grpc_reflection_v1.File_grpc_reflection_v1_reflection_proto,
-	}
-}
-
-// linkedSource is Contracts with all that it imports.
+// linkedSource is the linked contracts with all that it imports.
 func linkedSource() (grpcurl.DescriptorSource, error) {
 	set, seen := &descriptorpb.FileDescriptorSet{}, make(map[string]bool)
 	var add func(protoreflect.FileDescriptor)
@@ -50,7 +27,7 @@ func linkedSource() (grpcurl.DescriptorSource, error) {
 		}
 		set.File = append(set.File, protodesc.ToFileDescriptorProto(file))
 	}
-	for _, file := range Contracts() {
+	for _, file := range contracts.Linked() {
 		add(file)
 	}
 	source, err := grpcurl.DescriptorSourceFromFileDescriptorSet(set)
@@ -74,7 +51,7 @@ func methodName(written string) (string, error) {
 		return name[:i] + "/" + name[i+1:], nil
 	}
 	var found []string
-	for _, file := range Contracts() {
+	for _, file := range contracts.Linked() {
 		for i := range file.Services().Len() {
 			service := file.Services().Get(i)
 			if service.Methods().ByName(protoreflect.Name(name)) != nil {

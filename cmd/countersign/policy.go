@@ -1,0 +1,53 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/contracts"
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/rundir"
+	"github.com/countersign-mesh/countersign/pkg/policy"
+)
+
+// policyCommand is what there is to do with policy files.
+type policyCommand struct{}
+
+// policyFlags are the flags of a command that reads a policy.
+type policyFlags struct {
+	Policy      string `placeholder:"FILE" help:"The policy file; by default that of the mesh that runs in --run-dir."`
+	Descriptors string `placeholder:"FILE" help:"The contracts of the services that the policy is about, as buf build -o FILE writes them. By default those of the bank."`
+}
+
+// load reads the policy, with the contracts that it is about.
+func (f policyFlags) load(s *session) (*policy.Policy, *contracts.Set, error) {
+	set, err := f.contracts()
+	if err != nil {
+		return nil, nil, err
+	}
+	path, err := f.path(s)
+	if err != nil {
+		return nil, nil, err
+	}
+	loaded, err := policy.Load(path, policy.WithDescriptors(set))
+	return loaded, set, err
+}
+
+// contracts are those of --descriptors, else the bank's.
+func (f policyFlags) contracts() (*contracts.Set, error) {
+	if f.Descriptors == "" {
+		return contracts.Bank(), nil
+	}
+	return contracts.Read(f.Descriptors)
+}
+
+// path is --policy, else the file of the mesh that runs.
+func (f policyFlags) path(s *session) (string, error) {
+	if f.Policy != "" {
+		return f.Policy, nil
+	}
+	record, err := s.dir.Running()
+	if errors.Is(err, rundir.ErrNoMesh) {
+		return "", fmt.Errorf("which policy file? Say it with --policy, since %w", err)
+	}
+	return record.Policy, err
+}
