@@ -94,7 +94,9 @@ func eventually(t *testing.T, bound time.Duration, what string, condition func()
 	}
 }
 
-func allows(file *authz.File, peer spiffeid.ID) bool { return file.Policy().Decide(callOf(post, peer)).Allowed }
+func allows(file *authz.File, peer spiffeid.ID) bool {
+	return file.Policy().Decide(callOf(post, peer)).Allowed
+}
 
 func TestOpenRefusesAFileThatIsWrong(t *testing.T) {
 	t.Parallel()

@@ -9,7 +9,6 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/tap"
 
-	"github.com/countersign-mesh/countersign/pkg/audit"
 	"github.com/countersign-mesh/countersign/pkg/authz"
 	"github.com/countersign-mesh/countersign/pkg/transport"
 )
@@ -55,34 +54,4 @@ func (h headers) Keys() []string {
 		keys = append(keys, key)
 	}
 	return keys
-}
-
-// countingRecorder counts decisions on their way to the recorder. A denied call ends before the metrics of calls see it.
-type countingRecorder struct {
-	next            audit.Recorder
-	allowed, denied prometheus.Counter
-}
-
-func newCountingRecorder(next audit.Recorder) (r countingRecorder, metrics prometheus.Collector) {
-	decisions := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "countersign_decisions_total",
-		Help: "Authorization decisions by verdict.",
-	}, []string{"verdict"})
-	return countingRecorder{
-		next:    next,
-		allowed: decisions.WithLabelValues("allowed"),
-		denied:  decisions.WithLabelValues("denied"),
-	}, decisions
-}
-
-// Record implements audit.Recorder.
-func (r countingRecorder) Record(d audit.Decision) {
-	if d.Allowed {
-		r.allowed.Inc()
-	} else {
-		r.denied.Inc()
-	}
-	if r.next != nil {
-		r.next.Record(d)
-	}
 }

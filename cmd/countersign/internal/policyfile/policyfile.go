@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -140,15 +139,15 @@ func revoke(name, text string, entry *policyv1.Revocation) (Change, error) {
 	}, nil
 }
 
-// parse reads a text as the servers will.
+// parse reads a text as the servers will, with the files that it includes.
 func parse(name, text string) (*policyv1.Policy, *yamlfile.Document, *policy.Policy, error) {
-	policy, err := policy.Parse(name, []byte(text))
+	compiled, err := policy.Compile(policy.Text(name, nil).WithMain([]byte(text)))
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	var file policyv1.Policy
 	document, err := yamlfile.Unmarshal(name, []byte(text), &file)
-	return &file, document, policy, err
+	return &file, document, compiled, err
 }
 
 func entryAt(document *yamlfile.Document, index int) string {
@@ -205,13 +204,9 @@ func ParseID(own spiffeid.TrustDomain, text string) (spiffeid.ID, error) {
 
 // TrustDomain returns the trust domain that the short IDs of a policy file belong to. It fails when the file is no good policy.
 func TrustDomain(path string) (spiffeid.TrustDomain, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return spiffeid.TrustDomain{}, fmt.Errorf("read the policy: %w", err)
-	}
-	policy, err := policy.Parse(path, data)
+	loaded, err := policy.Load(path)
 	if err != nil {
 		return spiffeid.TrustDomain{}, err
 	}
-	return policy.TrustDomain(), nil
+	return loaded.TrustDomain(), nil
 }
