@@ -13,14 +13,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
-	"github.com/countersign-mesh/countersign/pkg/authz"
 	"github.com/countersign-mesh/countersign/pkg/identity"
 	"github.com/countersign-mesh/countersign/pkg/ops"
 	"github.com/countersign-mesh/countersign/pkg/settings"
-	"github.com/countersign-mesh/countersign/pkg/transport"
 )
 
-// RunOption changes a default of Run.
+// RunOption changes a default of Run and of Join.
 type RunOption func(*runOptions)
 
 type runOptions struct {
@@ -97,27 +95,18 @@ func (p *Process) listen(ctx context.Context) error {
 	return nil
 }
 
-// join gets the process its identity and its policy.
+// join makes the process a member of the mesh.
 func (p *Process) join(ctx context.Context, o runOptions) error {
-	var err error
-	p.Policy, err = authz.Open(string(p.flags.Policy), authz.WithFileLogger(p.Log))
-	if err != nil {
-		return err
-	}
-	p.Go("policy", p.Policy.Watch)
 	own := []identity.Option{
 		identity.WithSocket(string(p.flags.WorkloadAPI)),
-		identity.WithLogger(p.Log),
 		identity.WithStartTimeout(p.flags.StartTimeout.Value()),
 	}
-	p.Identity, err = identity.New(ctx, slices.Concat(own, o.identity)...)
+	member, err := join(ctx, string(p.flags.Policy), p.Log, slices.Concat(own, o.identity))
 	if err != nil {
 		return err
 	}
-	p.Defer(p.Identity.Close)
-	p.conns = transport.NewRegistry(p.Identity, transport.WithLogger(p.Log))
-	p.Defer(p.conns.Close)
-	p.conns.Heed(p.Policy) // what has no server, and what is dialled before there is one
+	p.Defer(member.Close)
+	p.Identity, p.Policy, p.conns = member.Identity, member.Policy, member.conns
 	p.Ready("identity", p.Identity.Ready)
 	return p.Metrics.Register(newProcessMetrics(p.Identity, p.Policy, p.conns))
 }
