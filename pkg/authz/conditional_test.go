@@ -13,7 +13,6 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/countersign-mesh/countersign/pkg/audit"
 	"github.com/countersign-mesh/countersign/pkg/authz"
 	ledgerv1 "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
 )
@@ -112,7 +111,11 @@ func (s *incoming) RecvMsg(m any) error {
 	if len(s.messages) == 0 {
 		return errors.New("the test has no more messages")
 	}
-	proto.Merge(m.(proto.Message), s.messages[0]) //nolint:forcetypeassert // the test sees a panic
+	message, ok := m.(proto.Message)
+	if !ok {
+		return errors.New("no message")
+	}
+	proto.Merge(message, s.messages[0])
 	s.messages = s.messages[1:]
 	return nil
 }
@@ -203,11 +206,11 @@ func TestAStreamUnderAnotherPolicyThatAsksForItsRequest(t *testing.T) {
 		before, then string
 		want         codes.Code
 	}{
-		"a single request that it allows":                {false, plain, conditionalText, codes.OK},
-		"a single request that it denies":                {false, plain, other, codes.PermissionDenied},
-		"a single request under a stricter condition":    {false, conditionalText, other, codes.PermissionDenied},
-		"a single request without a condition any more":  {false, conditionalText, plain, codes.OK},
-		"many requests":                                  {true, plain, conditionalText, codes.Unavailable},
+		"a single request that it allows":               {false, plain, conditionalText, codes.OK},
+		"a single request that it denies":               {false, plain, other, codes.PermissionDenied},
+		"a single request under a stricter condition":   {false, conditionalText, other, codes.PermissionDenied},
+		"a single request without a condition any more": {false, conditionalText, plain, codes.OK},
+		"many requests": {true, plain, conditionalText, codes.Unavailable},
 		"many requests without a condition any more":     {true, conditionalText, plain, codes.OK},
 		"many requests that nobody may make any more":    {true, plain, strings.Replace(plain, "/payments", "/risk", 1), codes.PermissionDenied},
 		"a single request that nobody may make any more": {false, plain, strings.Replace(plain, "/payments", "/risk", 1), codes.PermissionDenied},
@@ -292,7 +295,7 @@ services:
 				if reached != test.want.allowed || len(recorded.list) == 0 {
 					t.Fatalf("%s: reached %t with %d records", kind, reached, len(recorded.list))
 				}
-				var d audit.Decision = recorded.list[len(recorded.list)-1]
+				d := recorded.list[len(recorded.list)-1]
 				if got := (shadow{d.Allowed, d.ShadowRule, d.ShadowAllowed}); got != test.want {
 					t.Errorf("%s: recorded %+v, want %+v", kind, got, test.want)
 				}

@@ -6,11 +6,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/countersign-mesh/countersign/pkg/authz"
 	"github.com/countersign-mesh/countersign/pkg/mesh"

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"errors"
+	"slices"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -43,7 +44,7 @@ type sameRule struct {
 }
 
 // at returns a longer path.
-func at(path []any, steps ...any) []any { return append(path[:len(path):len(path)], steps...) }
+func at(path []any, steps ...any) []any { return append(slices.Clip(path), steps...) }
 
 // rule compiles the rule that stands at path.
 func (p *parser) rule(f part, input protoreflect.MessageDescriptor, effect Effect, written *policyv1.Rule, path []any) (*Rule, error) {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"os"
@@ -86,7 +87,7 @@ func (s Source) find(name string) (sourceFile, bool) {
 // Equal reports whether two sources are the same files with the same text, or cannot be read in the same way.
 func (s Source) Equal(other Source) bool {
 	return slices.EqualFunc(s.files, other.files, func(a, b sourceFile) bool {
-		return a.Name == b.Name && string(a.Text) == string(b.Text) && (a.err == nil) == (b.err == nil)
+		return a.Name == b.Name && bytes.Equal(a.Text, b.Text) && (a.err == nil) == (b.err == nil)
 	})
 }
 
