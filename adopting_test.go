@@ -25,7 +25,7 @@ func TestAdoptingShowsTheProgramsAsTheyAre(t *testing.T) {
 		before, after := read(t, filepath.Join(adopting, "before", program, "main.go")), read(t, filepath.Join(adopting, "after", program, "main.go"))
 		shown := block(t, page, "```diff\n--- before/"+program)
 		var shownBefore, shownAfter []string
-		for _, line := range strings.SplitSeq(shown, "\n") {
+		for line := range strings.SplitSeq(shown, "\n") {
 			text := line
 			if line != "" {
 				text = line[1:]
