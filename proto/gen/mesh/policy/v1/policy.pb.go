@@ -38,7 +38,8 @@ type Policy struct {
 	Revoked []*Revocation `protobuf:"bytes,3,rep,name=revoked,proto3" json:"revoked,omitempty"`
 	// Other files, each of which holds the rules of some services, so that each team owns its own. They stand in the main file alone.
 	Include []*Include `protobuf:"bytes,4,rep,name=include,proto3" json:"include,omitempty"`
-	// Puts every rule of this file, but not of those that it includes, in shadow; see Rule.
+	// Puts every rule of this file, but not of those that it includes, in shadow; see Rule. It opens nothing: a method whose every rule is in shadow
+	// is denied to all.
 	Shadow        bool `protobuf:"varint,5,opt,name=shadow,proto3" json:"shadow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -408,7 +409,8 @@ type Rule struct {
 	// Of a stream of requests each message is judged by itself.
 	When string `protobuf:"bytes,3,opt,name=when,proto3" json:"when,omitempty"`
 	// In shadow a rule is evaluated, counted and recorded, and not enforced: it lets nobody in and keeps nobody out. The record of a call says what
-	// the verdict would be if the rules in shadow were enforced.
+	// the verdict would be if the rules in shadow were enforced. A call that the enforced rules deny by its peer and method alone is not read for the
+	// sake of a rule in shadow: one with a condition over the request is not evaluated for it.
 	Shadow        bool `protobuf:"varint,4,opt,name=shadow,proto3" json:"shadow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
