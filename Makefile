@@ -8,7 +8,7 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 
 SERVICES := $(notdir $(patsubst %/go.mod,%,$(wildcard services/*/go.mod)))
-MODULES := . e2e $(addprefix services/,$(SERVICES))
+MODULES := . bench e2e $(addprefix services/,$(SERVICES))
 TOOL_MODULES := $(patsubst %/go.mod,%,$(wildcard tools/*/go.mod))
 MAINS := ./cmd/countersign $(addprefix ./services/,$(SERVICES))
 PLATFORMS := darwin/arm64 linux/arm64
@@ -75,6 +75,10 @@ soak: ## Test rotation, outage and revocation with the real binaries for long (S
 .PHONY: bench
 bench: ## Run all benchmarks
 	go test -run '^$$' -bench . -benchmem ./... $(addsuffix /...,$(addprefix ./services/,$(SERVICES)))
+
+.PHONY: bench-authz
+bench-authz: ## Measure a decision beside grpc-go authz, casbin and cedar-go, with the same rules (FLAGS=-help)
+	go run ./bench/authz $(FLAGS)
 
 # What docs/spiffe-conformance.md is made of: each test that names a requirement is in one of these packages and has one of these words.
 CONFORMANCE_PACKAGES := ./pkg/identity
