@@ -18,6 +18,9 @@ func (p *Policy) Decide(call Call) Verdict {
 	if err := p.revoked.Check(call.Peer); err != nil {
 		return Verdict{Reason: err.Error()}
 	}
+	if rule, ok := p.plain[plainCall{call.Method, call.Peer.ID.String()}]; ok {
+		return Verdict{Allowed: true, Rule: rule}
+	}
 	m, ok := p.methods[call.Method]
 	if !ok {
 		return Verdict{Reason: fmt.Sprintf("%s has no rules for %.200q", filepath.Base(p.Name()), call.Method)}

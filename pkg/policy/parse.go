@@ -54,6 +54,7 @@ func Compile(source Source, opts ...Option) (*Policy, error) {
 			version:  source.version(),
 			methods:  make(map[string]*Method),
 			services: make(map[string]*Service),
+			plain:    make(map[plainCall]*Rule),
 		},
 	}
 	for _, opt := range opts {
@@ -187,6 +188,7 @@ func (p *parser) addService(f part, name string) error {
 		}
 		errs = append(errs, p.addRules(f, m, definition.GetMethods()[methodName], "services", name, "methods", methodName))
 		m.index()
+		p.policy.indexPlain(m)
 		service.Methods = append(service.Methods, m)
 		p.policy.methods[m.Full] = m
 	}

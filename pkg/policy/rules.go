@@ -145,7 +145,7 @@ func (p *Policy) Allows() iter.Seq2[string, Pattern] {
 // that it is in, and so on; among them as the file has it.
 type entry struct {
 	// plain is the rule that allows whatever is called, when nothing else is to be asked: no rule denies, none is in shadow, and it has
-	// no condition. It makes the ordinary decision two look-ups.
+	// no condition.
 	plain *Rule
 	// enforced and shadow have the rules, those that deny first.
 	enforced, shadow []*Rule
@@ -215,6 +215,18 @@ func newEntry(rules []*Rule) *entry {
 		}
 	}
 	return e
+}
+
+// plainCall is a call of a full method by a SPIFFE ID.
+type plainCall struct{ method, peer string }
+
+// indexPlain adds a method to plain.
+func (p *Policy) indexPlain(m *Method) {
+	for id, e := range m.exact {
+		if e.plain != nil {
+			p.plain[plainCall{m.Full, id}] = e.plain
+		}
+	}
 }
 
 // entryOf returns the rules for a peer; nil when there are none.
