@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"runtime"
@@ -29,7 +30,8 @@ func printHead(out io.Writer, e effort) {
 // print prints the rows of a contest. The last column of each group says how many times as long as ours it takes.
 func (c contest) print(out io.Writer, rows []row, budget time.Duration) error {
 	fmt.Fprintf(out, "\n%s\n\n", c.title)
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	var table bytes.Buffer
+	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', tabwriter.AlignRight)
 	head := []string{"rules", "shape", "engine", "load"}
 	for _, column := range c.columns {
 		head = append(head, column.name+": ns", "allocs", "× ours")
@@ -52,6 +54,9 @@ func (c contest) print(out io.Writer, rows []row, budget time.Duration) error {
 	}
 	if err := w.Flush(); err != nil {
 		return err
+	}
+	for line := range strings.Lines(table.String()) {
+		fmt.Fprintln(out, strings.TrimRight(line, " \n")) // a line between two groups is empty cells
 	}
 	printSpread(out, rows)
 	return nil
