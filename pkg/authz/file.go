@@ -161,12 +161,13 @@ func (f *File) install(ctx context.Context, next *policy.Policy) {
 
 // reject keeps the policy in force and says why.
 func (f *File) reject(ctx context.Context, err error) {
-	f.mu.Lock()
-	f.failure = err
-	f.failures++
-	f.mu.Unlock()
 	f.log.ErrorContext(ctx, "the policy file is not usable; the last good policy stays in force",
 		"file", f.path, "version", f.Policy().Version(), "error", err)
+	// After the log, so that whoever sees the failure finds it there.
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.failure = err
+	f.failures++
 }
 
 // readmit notes that the file is back as it is in force, after it was away or broken.
