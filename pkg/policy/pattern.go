@@ -61,7 +61,7 @@ func (p Pattern) Matches(id spiffeid.ID) bool {
 
 // Covers reports whether the pattern means everybody whom other means.
 func (p Pattern) Covers(other Pattern) bool {
-	return p == other || p.Matches(other.root)
+	return p == other || p.subtree && p.Matches(other.root) // an ID does not mean what is below it
 }
 
 // ID returns the one SPIFFE ID that the pattern means, and false when it means all below one.
