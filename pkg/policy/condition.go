@@ -26,8 +26,8 @@ const maxCost = 10_000
 // condition is what a rule has under when. It is immutable and safe for concurrent use.
 type condition struct {
 	text string
-	// program is nil when the method's messages are not known here. The condition holds for no call then, and nobody makes one: a server
-	// knows the messages of all that it serves.
+	// program is nil when the method's messages are not known here. The condition depends on the request then, as far as anybody can tell here, and
+	// can be evaluated for none: a server knows the messages of all that it serves.
 	program cel.Program
 	// overRequest is whether it can only be told once there is a request.
 	overRequest bool
@@ -53,11 +53,11 @@ func (c *condition) holds(call Call) (truth, error) {
 	if c == nil {
 		return yes, nil
 	}
-	if c.program == nil {
-		return no, errNoMessages
-	}
 	if c.overRequest && call.Request == nil {
 		return unknown, nil
+	}
+	if c.program == nil {
+		return no, errNoMessages
 	}
 	result, _, err := c.program.Eval(&variables{call})
 	if err != nil {
