@@ -113,7 +113,7 @@ func (d *Document) Within(line, column int, path ...any) Position {
 	pos := d.position(node)
 	switch node.Style &^ yaml.TaggedStyle {
 	case yaml.LiteralStyle, yaml.FoldedStyle:
-		pos.Column = d.indent(pos.Line+1) + column + 1 // the first line of a block says how far all are indented
+		pos.Column = d.indent(pos.Line+1) + column + 1
 		pos.Line += line
 	case yaml.SingleQuotedStyle, yaml.DoubleQuotedStyle:
 		pos.Column += column + 1
@@ -123,13 +123,14 @@ func (d *Document) Within(line, column int, path ...any) Position {
 	return pos
 }
 
-// indent returns how far a line is indented.
+// indent returns how far the block that begins at a line is indented: its first line with text in it says that for all (YAML 1.2.2 §8.1.1.1).
 func (d *Document) indent(line int) int {
-	if line > len(d.lines) {
-		return 0
+	for _, text := range d.lines[min(line-1, len(d.lines)):] {
+		if strings.TrimSpace(text) != "" {
+			return len(text) - len(strings.TrimLeft(text, " "))
+		}
 	}
-	text := d.lines[line-1]
-	return len(text) - len(strings.TrimLeft(text, " "))
+	return 0
 }
 
 // child returns the value at one step, and the node that a person would point at to name it: the key, or the list's item.

@@ -37,6 +37,45 @@ func TestUnmarshalRemembersPositions(t *testing.T) {
 	}
 }
 
+// What a parser of the text at a path calls line and column is a place in the file.
+func TestWithinFindsAPlaceInAText(t *testing.T) {
+	t.Parallel()
+	path := []any{"services", "a.v1.A", "methods", "Get", "allow", 1, "when"}
+	for name, test := range map[string]struct {
+		when         string
+		line, column int
+		want         string
+	}{
+		"plain":                       {"a == b", 1, 5, "p.yaml:9:24"},
+		"in single quotes":            {"'a == b'", 1, 5, "p.yaml:9:25"},
+		"in double quotes":            {`"a == b"`, 1, 5, "p.yaml:9:25"},
+		"in a block":                  {"|\n              a ==\n              b", 1, 5, "p.yaml:10:20"},
+		"in a later line of a block":  {"|\n              a ==\n                b", 2, 2, "p.yaml:11:17"},
+		"in a block after empty line": {"|-\n\n  \n              b", 3, 0, "p.yaml:12:15"},
+		"in a block that is empty":    {"|\n", 1, 0, "p.yaml:10:1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var policy policyv1.Policy
+			doc, err := yamlfile.Unmarshal("p.yaml", []byte(good+"            when: "+test.when), &policy)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := doc.Within(test.line, test.column, path...).String(); got != test.want {
+				t.Errorf("Within = %s, want %s", got, test.want)
+			}
+		})
+	}
+	var policy policyv1.Policy
+	doc, err := yamlfile.Unmarshal("p.yaml", []byte(good), &policy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := doc.Within(3, 7, path...), doc.At(path...); got != want {
+		t.Errorf("where there is no text, Within = %s, want %s", got, want)
+	}
+}
+
 func TestUnmarshalRefuses(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ text, want string }{
