@@ -44,7 +44,8 @@ func (p *Policy) weigh(m *Method, e *entry, call Call) Verdict {
 	}
 	// What is in shadow changes nothing about the verdict, not even when it is known.
 	switch shadow := judge(e.shadow, call); {
-	case shadow.undecided():
+	case shadow.undecided(), shadow.allows != nil && enforced.undecided():
+		// What a rule in shadow would allow, one that is enforced may yet deny: it made no difference as long as nothing else allowed the call.
 		verdict.Shadow = Shadow{Undecided: true}
 	case shadow.denies != nil:
 		verdict.Shadow = Shadow{Rule: shadow.denies}

@@ -68,7 +68,7 @@ type Shadow struct {
 	Rule *Rule
 	// Allowed is what the verdict would be.
 	Allowed bool
-	// Undecided says that which rule in shadow applies depends on the request, which the Call did not have.
+	// Undecided says that it depends on the request, which the Call did not have: which rule in shadow applies, or what it would come to.
 	Undecided bool
 }
 
