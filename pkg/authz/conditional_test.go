@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/grpc"
@@ -225,7 +226,11 @@ func TestAStreamUnderAnotherPolicyThatAsksForItsRequest(t *testing.T) {
 					}
 					source.replace(mustParse(t, test.then), announced)
 					if announced && test.want != codes.OK {
-						<-ss.Context().Done()
+						select {
+						case <-ss.Context().Done():
+						case <-time.After(10 * time.Second):
+							t.Error("the stream goes on")
+						}
 						return nil
 					}
 					return ss.SendMsg(nil)
