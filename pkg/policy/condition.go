@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/checker"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -179,7 +180,7 @@ func (c *compiler) compile(text string, input protoreflect.MessageDescriptor) (*
 	if !checked.OutputType().IsExactType(cel.BoolType) {
 		return nil, []problem{{line: 1, text: fmt.Sprintf("it is of type %s; a condition is true or false", checked.OutputType())}}
 	}
-	program, err := env.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost))
+	program, err := env.Program(checked, bounded(env, checked)...)
 	if err != nil {
 		return nil, []problem{{line: 1, text: err.Error()}}
 	}
@@ -188,6 +189,27 @@ func (c *compiler) compile(text string, input protoreflect.MessageDescriptor) (*
 		compiled.overRequest = compiled.overRequest || reference.Name == requestVariable
 	}
 	return compiled, nil
+}
+
+// bounded returns the options that bound the evaluation of a condition. To count what it costs takes longer than to evaluate it, so that is left
+// out where nothing that a caller can send makes it cost too much, as in one that compares fields with constants.
+func bounded(env *cel.Env, checked *cel.Ast) []cel.ProgramOption {
+	options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize)}
+	if worst, err := env.EstimateCost(checked, anySize{}); err != nil || worst.Max > maxCost {
+		options = append(options, cel.CostLimit(maxCost))
+	}
+	return options
+}
+
+// anySize is a checker.CostEstimator that takes every text and every list for as long as can be.
+type anySize struct{}
+
+// EstimateSize implements checker.CostEstimator.
+func (anySize) EstimateSize(checker.AstNode) *checker.SizeEstimate { return nil }
+
+// EstimateCallCost implements checker.CostEstimator.
+func (anySize) EstimateCallCost(string, string, *checker.AstNode, []checker.AstNode) *checker.CallEstimate {
+	return nil
 }
 
 func problems(issues *cel.Issues) []problem {
