@@ -1,7 +1,6 @@
 package policy_test
 
 import (
-	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -158,66 +157,4 @@ func TestTheBanksPolicyParses(t *testing.T) {
 	if _, err := policy.Parse("bank.yaml", data); err != nil {
 		t.Error(err)
 	}
-}
-
-// largePolicy has n rules, ten a method.
-func largePolicy(n int) string {
-	var b strings.Builder
-	b.WriteString("trust_domain: bank.test\nservices:\n  a.v1.A:\n    methods:\n")
-	for m := range n / 10 {
-		fmt.Fprintf(&b, "      M%d:\n        allow:\n", m)
-		for p := range 10 {
-			fmt.Fprintf(&b, "          - peer: /w%d\n", p)
-		}
-	}
-	return b.String()
-}
-
-func TestDecideDoesNotAllocate(t *testing.T) {
-	parsed := mustParse(t, policyText)
-	call := callOf("/bank.ledger.v1.LedgerService/PostTransfer", spiffeid.RequireFromString("spiffe://bank.test/payments"))
-	allocs := testing.AllocsPerRun(100, func() {
-		if !parsed.Decide(call).Allowed {
-			t.Error("denied")
-		}
-	})
-	if allocs != 0 {
-		t.Errorf("an allowed decision makes %v allocations, want 0", allocs)
-	}
-}
-
-func BenchmarkDecide(b *testing.B) {
-	peer := spiffeid.RequireFromString("spiffe://bank.test/w9")
-	for _, rules := range []int{10, 1_000, 100_000} {
-		parsed := mustParse(b, largePolicy(rules))
-		call := callOf(fmt.Sprintf("/a.v1.A/M%d", rules/10-1), peer)
-		b.Run(fmt.Sprintf("rules=%d", rules), func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				if !parsed.Decide(call).Allowed {
-					b.Fatal("denied")
-				}
-			}
-		})
-	}
-}
-
-func FuzzParse(f *testing.F) {
-	f.Add([]byte(policyText))
-	f.Add([]byte("trust_domain: a\nservices: {A: {methods: {B: {allow: [{peer: /x}]}}}}\n"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		parsed, err := policy.Parse("p.yaml", data)
-		if err != nil {
-			return
-		}
-		for method, peer := range parsed.Allows() {
-			id, one := peer.ID()
-			if !one {
-				continue
-			}
-			if got := parsed.Decide(callOf(method, id)); !got.Allowed && !got.Undecided && got.Rule == nil && parsed.Revocations().Check(&identity.Peer{ID: id}) == nil {
-				t.Errorf("Allows has %s for %s and Decide denies it: %s", method, peer, got.Reason)
-			}
-		}
-	})
 }
