@@ -203,7 +203,11 @@ type wire struct {
 
 func (w *world) wire(t *testing.T, c *caller) *wire {
 	t.Helper()
-	conn := w.connect(t, c)
+	return newWire(t, w.connect(t, c))
+}
+
+func newWire(t *testing.T, conn net.Conn) *wire {
+	t.Helper()
 	if _, err := conn.Write([]byte(http2.ClientPreface)); err != nil {
 		t.Fatal(err)
 	}
@@ -214,19 +218,30 @@ func (w *world) wire(t *testing.T, c *caller) *wire {
 	return h
 }
 
-// request opens a stream and returns its ID. The headers are in frames of 16 KiB, the most that there may be in one (RFC 9113 §4.2).
+// request opens a stream both ways and returns its ID.
 func (h *wire) request(t *testing.T, more ...hpack.HeaderField) uint32 {
 	t.Helper()
-	var block bytes.Buffer
-	encoder := hpack.NewEncoder(&block)
-	for _, field := range append([]hpack.HeaderField{
+	return h.open(t, append(headersOf(bothMethod), more...))
+}
+
+// headersOf returns the headers of a well-formed request for a method.
+func headersOf(method string) []hpack.HeaderField {
+	return []hpack.HeaderField{
 		{Name: ":method", Value: "POST"},
 		{Name: ":scheme", Value: "https"},
-		{Name: ":path", Value: bothMethod},
+		{Name: ":path", Value: method},
 		{Name: ":authority", Value: "ledger"},
 		{Name: "content-type", Value: "application/grpc"},
 		{Name: "te", Value: "trailers"},
-	}, more...) {
+	}
+}
+
+// open opens a stream with these headers and returns its ID. The headers are in frames of 16 KiB, the most that there may be in one (RFC 9113 §4.2).
+func (h *wire) open(t *testing.T, headers []hpack.HeaderField) uint32 {
+	t.Helper()
+	var block bytes.Buffer
+	encoder := hpack.NewEncoder(&block)
+	for _, field := range headers {
 		if err := encoder.WriteField(field); err != nil {
 			t.Fatal(err)
 		}
