@@ -16,6 +16,7 @@ func TestMesh(t *testing.T) {
 		{"every method denies everybody but those the policy names", testDenyMatrix},
 		{"what does not exist is denied like what does", testUnknownMethod},
 		{"what cannot be decoded is denied like what can", testMalformed},
+		{"a path that is not well-formed is of no method", testRawPaths},
 		{"a handshake without a good SVID is refused", testHandshakes},
 		{"no server passes for another one", testServerNames},
 		{"what a caller says about itself changes nothing", testClaims},
