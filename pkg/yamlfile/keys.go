@@ -13,9 +13,14 @@ import (
 //
 // Aliases are refused too: where a rule comes from must be seen where it stands, and a few aliases of aliases make a small file
 // huge.
+//
+// A google.protobuf.Struct, Value or ListValue has no fields of its own: what stands there has the keys that it likes. The rest holds for it too.
 
 // checkMessage checks the keys of a mapping that holds a message, and of what stands below it.
 func (d *Document) checkMessage(node *yaml.Node, message protoreflect.MessageDescriptor) error {
+	if freeForm(message) {
+		return d.checkFree(node)
+	}
 	if err := d.checkMapping(node); err != nil || node.Kind != yaml.MappingNode {
 		return err // what is no mapping is a well-known type's short form, or the decoder refuses it
 	}
@@ -31,6 +36,36 @@ func (d *Document) checkMessage(node *yaml.Node, message protoreflect.MessageDes
 	}
 	return errors.Join(errs...)
 }
+
+// freeForm reports whether a message stands for whatever JSON there is.
+func freeForm(message protoreflect.MessageDescriptor) bool {
+	switch message.FullName() {
+	case "google.protobuf.Struct", "google.protobuf.Value", "google.protobuf.ListValue":
+		return true
+	}
+	return false
+}
+
+// checkFree checks what may have any keys, and what stands below it.
+func (d *Document) checkFree(node *yaml.Node) error {
+	if err := d.checkMapping(node); err != nil {
+		return err
+	}
+	var errs []error
+	for i, child := range node.Content {
+		if node.Kind == yaml.MappingNode && i%2 == 0 {
+			if child.Tag == mergeTag { // the decoder takes it for a key like any other, and merges nothing
+				errs = append(errs, d.position(child).Errorf("the merge key << is not allowed; write the keys out"))
+			}
+			continue
+		}
+		errs = append(errs, d.checkFree(child))
+	}
+	return errors.Join(errs...)
+}
+
+// mergeTag is how a key is tagged that stands for those of another mapping.
+const mergeTag = "!!merge"
 
 // suggestion names the field that another spelling stands for.
 func suggestion(message protoreflect.MessageDescriptor, key string) string {

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/countersign-mesh/countersign/pkg/yamlfile"
 	policyv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/policy/v1"
 )
@@ -108,6 +110,64 @@ func TestUnmarshalRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			_, err := yamlfile.Unmarshal("p.yaml", []byte(test.text), &policyv1.Policy{})
+			if err == nil {
+				t.Fatal("it was accepted")
+			}
+			if !strings.Contains(err.Error(), test.want) {
+				t.Errorf("the error is\n%v\nand does not contain\n%s", err, test.want)
+			}
+		})
+	}
+}
+
+const free = `cases:
+  - peer: /b
+    method: a.v1.A/Get
+    want: allowed
+    request: {amount: {units: 9007199254740993, currency: EUR}, tags: [a, {b: true}], empty: {}, none: null}
+`
+
+func TestUnmarshalTakesAnyKeyWhereTheSchemaHasNone(t *testing.T) {
+	t.Parallel()
+	var table policyv1.Table
+	doc, err := yamlfile.Unmarshal("t.yaml", []byte(free), &table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]any{
+		"amount": map[string]any{"units": "9007199254740993", "currency": "EUR"}, // as text: no float64 holds it
+		"tags":   []any{"a", map[string]any{"b": true}},
+		"empty":  map[string]any{},
+		"none":   nil,
+	}
+	if diff := cmp.Diff(want, table.GetCases()[0].GetRequest().AsMap()); diff != "" {
+		t.Errorf("the request differs (-want +got):\n%s", diff)
+	}
+	if got := doc.At("cases", 0, "request", "tags", 1).String(); got != "t.yaml:5:75" {
+		t.Errorf("the last tag is at %s", got)
+	}
+}
+
+func TestUnmarshalRefusesInWhatHasAnyKey(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ old, new, want string }{
+		"a key that stands twice":           {"currency: EUR", "units: 1", `t.yaml:5:49: the key "units" stands already in line 5`},
+		"a key that stands twice in a list": {"{b: true}", "{b: true, b: false}", `t.yaml:5:85: the key "b" stands already in line 5`},
+		"a key that stands twice, quoted":   {"currency: EUR", `"units": 1`, `the key "units" stands already`},
+		"an alias":                          {"amount: {units: 9007199254740993, currency: EUR}, tags: [a,", "amount: &x {units: 1}, tags: [*x,", "the alias *x is not allowed"},
+		"an alias below a key":              {"empty: {}", "other: &y 1, empty: {z: *y}", "the alias *y is not allowed"},
+		"a merge key":                       {"empty: {}", "empty: {<<: {units: 1}}", "the merge key << is not allowed"},
+		"a key that is a list":              {"empty: {}", "empty: {[a]: b}", "a key must be plain text"},
+		"an unknown field beside it":        {"want: allowed", "want: allowed\n    wanted: denied", `t.yaml:5:5: unknown field "wanted"`},
+		"no mapping where one must be":      {"{amount: {units: 9007199254740993, currency: EUR}, tags: [a, {b: true}], empty: {}, none: null}", "yes", "t.yaml:5:14"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			text := strings.Replace(free, test.old, test.new, 1)
+			if text == free {
+				t.Fatal("the test changes nothing")
+			}
+			_, err := yamlfile.Unmarshal("t.yaml", []byte(text), &policyv1.Table{})
 			if err == nil {
 				t.Fatal("it was accepted")
 			}
