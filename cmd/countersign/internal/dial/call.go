@@ -17,12 +17,14 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/contracts"
 )
 
 // Call calls a method with requests from in, JSON, one after another for a client stream, and writes each response to out as it
 // arrives. A server's refusal is a StatusError.
 func Call(ctx context.Context, conn grpc.ClientConnInterface, method string, in io.Reader, out io.Writer) error {
-	name, err := methodName(method)
+	name, err := contracts.Bank().Find(method)
 	if err != nil {
 		return err
 	}
