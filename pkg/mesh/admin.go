@@ -15,7 +15,7 @@ import (
 	adminv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/admin/v1"
 )
 
-// admin tells an operator about the connections of this process. It has no state of its own.
+// admin tells an operator about the connections and the policy of this process. It has no state of its own.
 type admin struct {
 	adminv1.UnimplementedAdminServiceServer
 	conns  *transport.Registry

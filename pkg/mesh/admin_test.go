@@ -114,10 +114,10 @@ func TestAProcessSeesWhomItDialled(t *testing.T) {
 }
 
 // serveWatched starts a server that serves nothing of its own, under a policy file that the test may edit.
-func serveWatched(t *testing.T, m *meshtest.Mesh, workload, text string) (path string, file *authz.File, addr string) {
+func serveWatched(t *testing.T, m *meshtest.Mesh, workload, text string, opts ...authz.FileOption) (path string, file *authz.File, addr string) {
 	t.Helper()
 	path = writeFile(t, "p.yaml", text)
-	file, err := authz.Open(path)
+	file, err := authz.Open(path, opts...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -72,16 +72,16 @@ func shop() *descriptorpb.FileDescriptorSet {
 	text := descriptorpb.FieldDescriptorProto_TYPE_STRING
 	optional := descriptorpb.FieldDescriptorProto_LABEL_OPTIONAL
 	return &descriptorpb.FileDescriptorSet{File: []*descriptorpb.FileDescriptorProto{{
-		Name: proto.String("shop/v1/shop.proto"), Package: proto.String("shop.v1"), Syntax: proto.String("proto3"),
+		Name: new("shop/v1/shop.proto"), Package: new("shop.v1"), Syntax: new("proto3"),
 		MessageType: []*descriptorpb.DescriptorProto{
-			{Name: proto.String("BuyRequest"), Field: []*descriptorpb.FieldDescriptorProto{
-				{Name: proto.String("item"), JsonName: proto.String("item"), Number: proto.Int32(1), Type: &text, Label: &optional},
+			{Name: new("BuyRequest"), Field: []*descriptorpb.FieldDescriptorProto{
+				{Name: new("item"), JsonName: new("item"), Number: new(int32(1)), Type: &text, Label: &optional},
 			}},
-			{Name: proto.String("BuyResponse")},
+			{Name: new("BuyResponse")},
 		},
 		Service: []*descriptorpb.ServiceDescriptorProto{{
-			Name:   proto.String("ShopService"),
-			Method: []*descriptorpb.MethodDescriptorProto{{Name: proto.String("Buy"), InputType: proto.String(".shop.v1.BuyRequest"), OutputType: proto.String(".shop.v1.BuyResponse")}},
+			Name:   new("ShopService"),
+			Method: []*descriptorpb.MethodDescriptorProto{{Name: new("Buy"), InputType: new(".shop.v1.BuyRequest"), OutputType: new(".shop.v1.BuyResponse")}},
 		}},
 	}}}
 }
@@ -132,11 +132,11 @@ func TestANewerDescriptorHasItsOwnFields(t *testing.T) {
 	// What is imported would have to be there too; without it only the names matter.
 	kept := &descriptorpb.FileDescriptorProto{Name: file.Name, Package: file.Package, Syntax: file.Syntax}
 	text, optional := descriptorpb.FieldDescriptorProto_TYPE_STRING, descriptorpb.FieldDescriptorProto_LABEL_OPTIONAL
-	kept.MessageType = []*descriptorpb.DescriptorProto{{Name: proto.String("GetBalanceRequest"), Field: []*descriptorpb.FieldDescriptorProto{
-		{Name: proto.String("branch"), JsonName: proto.String("branch"), Number: proto.Int32(9), Type: &text, Label: &optional},
+	kept.MessageType = []*descriptorpb.DescriptorProto{{Name: new("GetBalanceRequest"), Field: []*descriptorpb.FieldDescriptorProto{
+		{Name: new("branch"), JsonName: new("branch"), Number: new(int32(9)), Type: &text, Label: &optional},
 	}}}
-	kept.Service = []*descriptorpb.ServiceDescriptorProto{{Name: proto.String("LedgerService"), Method: []*descriptorpb.MethodDescriptorProto{
-		{Name: proto.String("GetBalance"), InputType: proto.String(".bank.ledger.v1.GetBalanceRequest"), OutputType: proto.String(".bank.ledger.v1.GetBalanceRequest")},
+	kept.Service = []*descriptorpb.ServiceDescriptorProto{{Name: new("LedgerService"), Method: []*descriptorpb.MethodDescriptorProto{
+		{Name: new("GetBalance"), InputType: new(".bank.ledger.v1.GetBalanceRequest"), OutputType: new(".bank.ledger.v1.GetBalanceRequest")},
 	}}}
 	set, err := contracts.Read(write(t, marshal(t, &descriptorpb.FileDescriptorSet{File: []*descriptorpb.FileDescriptorProto{kept}})))
 	if err != nil {
