@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/countersign-mesh/countersign/pkg/authz"
 	"github.com/countersign-mesh/countersign/pkg/identity"
 	"github.com/countersign-mesh/countersign/pkg/ops"
 	"github.com/countersign-mesh/countersign/pkg/settings"
@@ -107,8 +108,18 @@ func (p *Process) join(ctx context.Context, o runOptions) error {
 	}
 	p.Defer(member.Close)
 	p.Identity, p.Policy, p.conns = member.Identity, member.Policy, member.conns
+	p.ops.Note("policy", func() string { return policyNote(p.Policy.Status()) })
 	p.Ready("identity", p.Identity.Ready)
 	return p.Metrics.Register(newProcessMetrics(p.Identity, p.Policy, p.conns))
+}
+
+// policyNote is what /readyz says of the policy. A process whose file is not usable is ready: the last good policy decides. Why it is not, a
+// port that anybody may ask does not tell: it would show lines of the file.
+func policyNote(now authz.FileStatus) string {
+	if now.Failure != nil {
+		return fmt.Sprintf("ok (version %s stays in force: the file as it is now is not usable, see the log)", now.Version)
+	}
+	return fmt.Sprintf("ok (version %s)", now.Version)
 }
 
 // serve runs the server and the workers until ctx ends or one of them fails.

@@ -2,6 +2,7 @@ package mesh_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/countersign-mesh/countersign/pkg/authz"
 	"github.com/countersign-mesh/countersign/pkg/mesh"
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
 	"github.com/countersign-mesh/countersign/pkg/settings"
@@ -122,6 +124,51 @@ func TestRunServesUntilItsContextEnds(t *testing.T) {
 	}
 	if _, err := client.AssessPayment(t.Context(), request()); status.Code(err) != codes.Unavailable {
 		t.Errorf("after the stop: %v", err)
+	}
+}
+
+func TestReadyzSaysWhichPolicyIsInForce(t *testing.T) {
+	t.Parallel()
+	m := meshtest.New(t, "bank.test", policy)
+	f := flags(t, m, "/risk")
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	ran, files := make(chan error, 1), make(chan *authz.File, 1)
+	go func() {
+		ran <- mesh.Run(ctx, f, func(_ context.Context, p *mesh.Process) error {
+			files <- p.Policy
+			return nil
+		})
+	}()
+	waitReady(t, f.OpsListen)
+	file := <-files
+	defer http.DefaultClient.CloseIdleConnections()
+	says := func() string {
+		t.Helper()
+		code, body := readyz(f.OpsListen)
+		var results map[string]string
+		if err := json.Unmarshal([]byte(body), &results); err != nil || code != http.StatusOK {
+			t.Fatalf("%d %s, %v", code, body, err)
+		}
+		return results["policy"]
+	}
+	first := file.Policy().Version()
+	if got := says(); got != "ok (version "+first+")" {
+		t.Errorf("at first: %q", got)
+	}
+	rewrite(t, string(f.Policy), policy+"secret_of_the_file: 1\n")
+	soon(t, "the mistake is seen", func() bool { return file.Status().Failure != nil })
+	if got := says(); got != "ok (version "+first+" stays in force: the file as it is now is not usable, see the log)" {
+		t.Errorf("with a mistake in the file: %q", got)
+	}
+	rewrite(t, string(f.Policy), policy+"# another\n")
+	soon(t, "another policy is in force", func() bool { return file.Policy().Version() != first })
+	if got := says(); got != "ok (version "+file.Policy().Version()+")" {
+		t.Errorf("with another policy: %q", got)
+	}
+	stop()
+	if err := <-ran; err != nil {
+		t.Error(err)
 	}
 }
 

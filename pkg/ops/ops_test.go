@@ -46,6 +46,24 @@ func TestReadyzSaysHowEachCheckWent(t *testing.T) {
 	}
 }
 
+func TestReadyzShowsNotesAndIsReadyAllTheSame(t *testing.T) {
+	t.Parallel()
+	h := ops.New(prometheus.NewRegistry())
+	h.Add("store", func(context.Context) error { return nil })
+	h.Note("policy", func() string { return "ok (version 1)" })
+	if code, body := get(t, h, "/readyz"); code != http.StatusOK || body != `{"policy":"ok (version 1)","store":"ok"}`+"\n" {
+		t.Errorf("with a note: %d %s", code, body)
+	}
+	h.Note("policy", func() string { return "ok (version 2)" })
+	if code, body := get(t, h, "/readyz"); code != http.StatusOK || body != `{"policy":"ok (version 2)","store":"ok"}`+"\n" {
+		t.Errorf("with another: %d %s", code, body)
+	}
+	h.Add("policy", func(context.Context) error { return errors.New("gone") })
+	if code, body := get(t, h, "/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, `"policy":"gone"`) {
+		t.Errorf("a note hides a check that fails: %d %s", code, body)
+	}
+}
+
 func TestReadyzBoundsItsChecks(t *testing.T) {
 	t.Parallel()
 	h := ops.New(prometheus.NewRegistry())
