@@ -154,8 +154,14 @@ func (d *Document) position(node *yaml.Node) Position {
 	return Position{File: d.name, Line: node.Line, Column: node.Column}
 }
 
-// trim ends each error without the blank line that protoyaml leaves after its snippet.
+// trim ends each error without the blank line that protoyaml leaves after its snippet. They stay as many as they are.
 func trim(err error) error {
-	text := strings.TrimRight(err.Error(), "\n")
-	return errors.New(strings.ReplaceAll(text, "\n\n", "\n"))
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var errs []error
+		for _, e := range joined.Unwrap() {
+			errs = append(errs, trim(e))
+		}
+		return errors.Join(errs...)
+	}
+	return errors.New(strings.TrimRight(err.Error(), "\n"))
 }

@@ -120,6 +120,20 @@ func TestUnmarshalRefuses(t *testing.T) {
 	}
 }
 
+func TestUnmarshalReportsEachMistakeByItself(t *testing.T) {
+	t.Parallel()
+	_, err := yamlfile.Unmarshal("p.yaml", []byte(strings.Replace(strings.Replace(good, "bank.test", "BANK", 1), "/c", "cc", 1)), &policyv1.Policy{})
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok || len(joined.Unwrap()) != 2 {
+		t.Fatalf("there are not two errors in %v", err)
+	}
+	for i, want := range []string{"p.yaml:1:15 trust_domain: ", "p.yaml:8:19 "} {
+		if got := joined.Unwrap()[i].Error(); !strings.HasPrefix(got, want) || strings.HasSuffix(got, "\n") {
+			t.Errorf("error %d is %q, want it to begin with %q", i, got, want)
+		}
+	}
+}
+
 const free = `cases:
   - peer: /b
     method: a.v1.A/Get
