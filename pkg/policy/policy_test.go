@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -156,5 +157,33 @@ func TestTheBanksPolicyParses(t *testing.T) {
 	}
 	if _, err := policy.Parse("bank.yaml", data); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestASourceYieldsTheFilesThatCouldBeRead(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	main := filepath.Join(dir, "main.yaml")
+	for name, text := range map[string]string{
+		main:                         "trust_domain: bank.test\ninclude:\n  - {file: a.yaml, services: [a.v1.A]}\n  - {file: gone.yaml, services: [b.v1.B]}\n",
+		filepath.Join(dir, "a.yaml"): "trust_domain: bank.test\nservices: {a.v1.A: {methods: {Get: {}}}}\n",
+	} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	source, err := policy.Read(main)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for name, text := range source.Files() {
+		names = append(names, filepath.Base(name))
+		if !strings.HasPrefix(string(text), "trust_domain: bank.test\n") {
+			t.Errorf("the text of %s is %q", name, text)
+		}
+	}
+	if got := strings.Join(names, " "); got != "main.yaml a.yaml" || len(source.Names()) != 3 {
+		t.Errorf("the files are %s of %v", got, source.Names())
 	}
 }

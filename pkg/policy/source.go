@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -53,6 +54,17 @@ func (s Source) Names() []string {
 		names = append(names, f.Name)
 	}
 	return names
+}
+
+// Files yields the name and the text of each file that could be read, the main one first.
+func (s Source) Files() iter.Seq2[string, []byte] {
+	return func(yield func(string, []byte) bool) {
+		for _, f := range s.files {
+			if f.err == nil && !yield(f.Name, f.Text) {
+				return
+			}
+		}
+	}
 }
 
 // withIncluded reads what the main file includes. Where that file is wrong, there is nothing to be read: Compile says what is wrong with it.
