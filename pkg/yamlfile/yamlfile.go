@@ -38,7 +38,8 @@ type Document struct {
 }
 
 // Unmarshal reads data into message. name is the file's name in errors. Everything that is wrong is reported at once, each
-// with line and column; message must not be used then.
+// with line and column; message must not be used then. A Document beside an error means that only rules of the message are broken: who
+// looks for more that is wrong may look at the message too.
 func Unmarshal(name string, data []byte, message proto.Message) (*Document, error) {
 	root, err := parse(name, data)
 	if err != nil {
@@ -49,10 +50,15 @@ func Unmarshal(name string, data []byte, message proto.Message) (*Document, erro
 		return nil, err
 	}
 	options := protoyaml.UnmarshalOptions{Path: name, Validator: rules{}}
-	if err := options.Unmarshal(data, message); err != nil {
-		return nil, trim(err)
+	broken := options.Unmarshal(data, message)
+	if broken == nil {
+		return doc, nil
 	}
-	return doc, nil
+	options.Validator = nil
+	if err := options.Unmarshal(data, message); err != nil {
+		return nil, trim(broken)
+	}
+	return doc, trim(broken)
 }
 
 // rules applies a message's protovalidate rules.

@@ -120,6 +120,24 @@ func TestUnmarshalRefuses(t *testing.T) {
 	}
 }
 
+func TestUnmarshalReturnsTheDocumentOfWhatBreaksRulesAlone(t *testing.T) {
+	t.Parallel()
+	var policy policyv1.Policy
+	doc, err := yamlfile.Unmarshal("p.yaml", []byte(strings.Replace(good, "bank.test", "BANK", 1)), &policy)
+	if err == nil || doc == nil || policy.GetTrustDomain() != "BANK" || len(policy.GetServices()) != 1 {
+		t.Errorf("a broken rule: %v, %v, %v", doc, err, &policy)
+	}
+	for name, text := range map[string]string{
+		"a wrong type":     strings.Replace(good, "/b", "[1]", 1),
+		"an unknown field": good + "x: 1\n",
+		"no text":          "",
+	} {
+		if doc, err := yamlfile.Unmarshal("p.yaml", []byte(text), &policyv1.Policy{}); err == nil || doc != nil {
+			t.Errorf("%s: %v, %v", name, doc, err)
+		}
+	}
+}
+
 func TestUnmarshalReportsEachMistakeByItself(t *testing.T) {
 	t.Parallel()
 	_, err := yamlfile.Unmarshal("p.yaml", []byte(strings.Replace(strings.Replace(good, "bank.test", "BANK", 1), "/c", "cc", 1)), &policyv1.Policy{})
