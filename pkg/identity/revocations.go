@@ -9,7 +9,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"math/big"
+	"slices"
 	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -75,6 +77,25 @@ func addFirst[K comparable](m map[K]string, key K, entry string) {
 	if _, ok := m[key]; !ok {
 		m[key] = entry
 	}
+}
+
+// Entries returns what is on the list: IDs, then serial numbers, then authorities, each in order.
+func (r *Revocations) Entries() []Revocation {
+	if r == nil {
+		return nil
+	}
+	var entries []Revocation
+	byName := func(a, b spiffeid.ID) int { return strings.Compare(a.String(), b.String()) }
+	for _, id := range slices.SortedFunc(maps.Keys(r.ids), byName) {
+		entries = append(entries, Revocation{ID: id, Entry: r.ids[id]})
+	}
+	for _, serial := range slices.Sorted(maps.Keys(r.serials)) {
+		entries = append(entries, Revocation{Serial: serial, Entry: r.serials[serial]})
+	}
+	for _, authority := range slices.Sorted(maps.Keys(r.authorities)) {
+		entries = append(entries, Revocation{Authority: authority, Entry: r.authorities[authority]})
+	}
+	return entries
 }
 
 // RevokedError says that a peer is revoked, and by which entry.

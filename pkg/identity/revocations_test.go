@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -44,6 +45,32 @@ func TestNewRevocationsRefuses(t *testing.T) {
 		if _, err := identity.NewRevocations(entry); err == nil || !strings.Contains(err.Error(), "bank.yaml:12") {
 			t.Errorf("%s: %v, want an error that says where", name, err)
 		}
+	}
+}
+
+// A tool that compares two lists sees each entry once, whatever the order in the file and however it was spelled.
+func TestEntriesAreInOrder(t *testing.T) {
+	t.Parallel()
+	risk, payments := spiffeid.RequireFromString("spiffe://bank.test/risk"), spiffeid.RequireFromString("spiffe://bank.test/payments")
+	list := listOf(
+		identity.Revocation{Authority: "9C:1D", Entry: "bank.yaml:1"},
+		identity.Revocation{Serial: "4F:3A", Entry: "bank.yaml:2"},
+		identity.Revocation{ID: risk, Entry: "bank.yaml:3"},
+		identity.Revocation{Serial: "1a", Entry: "bank.yaml:4"},
+		identity.Revocation{ID: payments, Entry: "bank.yaml:5"},
+		identity.Revocation{ID: risk, Entry: "bank.yaml:6"},
+	)
+	want := []identity.Revocation{
+		{ID: payments, Entry: "bank.yaml:5"}, {ID: risk, Entry: "bank.yaml:3"},
+		{Serial: "1a", Entry: "bank.yaml:4"}, {Serial: "4f3a", Entry: "bank.yaml:2"},
+		{Authority: "9c1d", Entry: "bank.yaml:1"},
+	}
+	if got := list.Entries(); !slices.Equal(got, want) {
+		t.Errorf("the entries are %+v, want %+v", got, want)
+	}
+	var none *identity.Revocations
+	if got := none.Entries(); got != nil {
+		t.Errorf("the nil list has the entries %+v", got)
 	}
 }
 
