@@ -10,7 +10,9 @@ import (
 )
 
 // policyCommand is what there is to do with policy files.
-type policyCommand struct{}
+type policyCommand struct {
+	Diff policyDiffCommand `cmd:"" help:"Say what a change of policy means: which peer gains or loses which method."`
+}
 
 // policyFlags are the flags of a command that reads a policy.
 type policyFlags struct {

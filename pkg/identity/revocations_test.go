@@ -61,8 +61,10 @@ func TestEntriesAreInOrder(t *testing.T) {
 		identity.Revocation{ID: risk, Entry: "bank.yaml:6"},
 	)
 	want := []identity.Revocation{
-		{ID: payments, Entry: "bank.yaml:5"}, {ID: risk, Entry: "bank.yaml:3"},
-		{Serial: "1a", Entry: "bank.yaml:4"}, {Serial: "4f3a", Entry: "bank.yaml:2"},
+		{ID: payments, Entry: "bank.yaml:5"},
+		{ID: risk, Entry: "bank.yaml:3"},
+		{Serial: "1a", Entry: "bank.yaml:4"},
+		{Serial: "4f3a", Entry: "bank.yaml:2"},
 		{Authority: "9c1d", Entry: "bank.yaml:1"},
 	}
 	if got := list.Entries(); !slices.Equal(got, want) {
