@@ -99,6 +99,13 @@ bin/spiffe-conformance.md:
 	go test -count=1 -json -run '$(CONFORMANCE_TESTS)' $(CONFORMANCE_PACKAGES) > bin/conformance.json || true
 	go run ./docs/conformance docs/conformance/requirements.yaml < bin/conformance.json > $@
 
+# A test holds the page to the policy.
+.PHONY: policy-matrix
+policy-matrix: ## Write docs/policy-matrix.md, who may call what in the bank, from its policy
+	@mkdir -p bin
+	go run ./cmd/countersign policy matrix --policy deploy/policy/bank.yaml --format markdown > bin/policy-matrix.md
+	cp bin/policy-matrix.md docs/policy-matrix.md
+
 ##### Contracts
 
 .PHONY: generate

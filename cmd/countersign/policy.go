@@ -11,7 +11,8 @@ import (
 
 // policyCommand is what there is to do with policy files.
 type policyCommand struct {
-	Diff policyDiffCommand `cmd:"" help:"Say what a change of policy means: which peer gains or loses which method."`
+	Matrix policyMatrixCommand `cmd:"" help:"Show who may call what: callers and methods."`
+	Diff   policyDiffCommand   `cmd:"" help:"Say what a change of policy means: which peer gains or loses which method."`
 }
 
 // policyFlags are the flags of a command that reads a policy.
