@@ -1,4 +1,4 @@
-// Package policyfile adds revocations to the text of a policy file, and takes them out again.
+// Package policyfile adds revocations to the text of a policy file, and takes them out again, and puts another text in its place.
 //
 // An edit is one piece of text that goes in at one place: comments, order and spelling of the file stay byte for byte. It is written only
 // when the new text is a good policy that says what the old one said and that revocation, nothing more and nothing less. A reader sees

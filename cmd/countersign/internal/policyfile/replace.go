@@ -1,0 +1,43 @@
+package policyfile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// ErrStale means that a policy file does not have the text any more that another one is to take the place of.
+var ErrStale = errors.New("the policy file was changed by somebody else meanwhile")
+
+// Replace puts another text in the place of the file at path, and returns when. The file must have the text before: what somebody else has
+// written since that was read is not overwritten, and the error is ErrStale. Writers and symbolic links are treated as by Revoke.
+func Replace(ctx context.Context, path, before, after string) (time.Time, error) {
+	done, err := update(ctx, path, func(text string) (string, error) {
+		if text != before {
+			return "", fmt.Errorf("%s: %w", path, ErrStale)
+		}
+		return after, nil
+	})
+	return done.at, err
+}
+
+// Keep writes a text beside the file at path, for whoever has to put it back by hand, and returns where: the file's own name, followed by
+// ".before-" and the version that the text has as a policy. A symbolic link is followed, so that one rename puts the text back.
+func Keep(link, version, text string) (path string, err error) {
+	original, err := filepath.EvalSymlinks(link)
+	if err != nil {
+		return "", fmt.Errorf("find the policy file: %w", err)
+	}
+	info, err := os.Stat(original)
+	if err != nil {
+		return "", fmt.Errorf("look at the policy: %w", err)
+	}
+	path = original + ".before-" + version
+	if _, err := replace(path, info, text, func() error { return nil }); err != nil {
+		return "", fmt.Errorf("keep a copy of the policy: %w", err)
+	}
+	return path, nil
+}
