@@ -6,7 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
+
+	"github.com/countersign-mesh/countersign/pkg/identity"
+	policyv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/policy/v1"
 )
 
 // ErrStale means that a policy file does not have the text any more that another one is to take the place of.
@@ -40,4 +44,40 @@ func Keep(link, version, text string) (path string, err error) {
 		return "", fmt.Errorf("keep a copy of the policy: %w", err)
 	}
 	return path, nil
+}
+
+// Missing returns the revocations of one text of a policy file that another text does not have, however it writes them. name is the file's.
+func Missing(name, before, after string) ([]*policyv1.Revocation, error) {
+	had, subjects, err := revoked(name, before)
+	if err != nil {
+		return nil, err
+	}
+	_, has, err := revoked(name, after)
+	if err != nil {
+		return nil, err
+	}
+	var missing []*policyv1.Revocation
+	for i, r := range had {
+		if !slices.Contains(has, subjects[i]) {
+			missing = append(missing, r)
+		}
+	}
+	return missing, nil
+}
+
+// revoked returns the revocations of a text, and what each of them revokes.
+func revoked(name, text string) ([]*policyv1.Revocation, []identity.Revocation, error) {
+	file, _, compiled, err := parse(name, text)
+	if err != nil {
+		return nil, nil, err
+	}
+	var subjects []identity.Revocation
+	for _, r := range file.GetRevoked() {
+		s, err := subject(compiled.TrustDomain(), r)
+		if err != nil {
+			return nil, nil, err
+		}
+		subjects = append(subjects, s)
+	}
+	return file.GetRevoked(), subjects, nil
 }

@@ -4,9 +4,14 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/testing/protocmp"
+
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/policyfile"
+	policyv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/policy/v1"
 )
 
 func TestReplaceOverwritesNothingThatWasNotSeen(t *testing.T) {
@@ -60,5 +65,28 @@ func TestKeepWritesACopyThatOneRenamePutsBack(t *testing.T) {
 		if err != nil || got != rules || info.Mode().Perm() != 0o600 {
 			t.Errorf("it is %q with mode %v (%v)", got, info.Mode(), err)
 		}
+	}
+}
+
+func TestMissingKnowsARevocationHoweverItIsWritten(t *testing.T) {
+	t.Parallel()
+	before := rules + "revoked: [{id: /risk}, {serial: \"4F:02\"}, {authority: \"9C:01\"}, {id: spiffe://partner.test/x}]\n"
+	for name, test := range map[string]struct {
+		after string
+		want  []*policyv1.Revocation
+	}{
+		"the same":                         {before, nil},
+		"in other words and another order": {rules + "revoked: [{id: spiffe://partner.test/x}, {authority: \"9c01\"}, {id: spiffe://bank.test/risk}, {serial: \"4f02\"}]\n", nil},
+		"one more":                         {strings.Replace(before, "revoked: [{", "revoked: [{id: /more}, {", 1), nil},
+		"none":                             {rules, []*policyv1.Revocation{byID("/risk", ""), bySerial("4F:02"), byAuthority("9C:01"), byID("spiffe://partner.test/x", "")}},
+		"one less":                         {strings.Replace(before, "{id: /risk}, ", "", 1), []*policyv1.Revocation{byID("/risk", "")}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, err := policyfile.Missing("p.yaml", before, test.after)
+			if diff := cmp.Diff(test.want, got, protocmp.Transform()); err != nil || diff != "" {
+				t.Errorf("%v, want (-) and got (+):\n%s", err, diff)
+			}
+		})
 	}
 }
