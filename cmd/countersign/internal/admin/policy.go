@@ -43,7 +43,7 @@ type RefusedError struct{ Policy }
 
 // Error implements error.
 func (e *RefusedError) Error() string {
-	return fmt.Sprintf("it does not take the new policy and keeps %s in force: %s", e.Version, e.Failure)
+	return fmt.Sprintf("it does not take the file as it is and keeps the policy %s in force: %s", e.Version, e.Failure)
 }
 
 // Written is a policy that was written, which the servers are to have in force.

@@ -82,7 +82,7 @@ func TestAServerIsFollowedUntilAPolicyIsInForce(t *testing.T) {
 		},
 		"it refuses it": {
 			policy: func(time.Duration) (*adminv1.GetPolicyResponse, error) { return refused, nil },
-			err:    "it does not take the new policy and keeps old in force: p.yaml:3: no such method", refused: true,
+			err:    "it does not take the file as it is and keeps the policy old in force: p.yaml:3: no such method", refused: true,
 		},
 		"it has refused what stood there before the text was put back": {
 			policy: func(after time.Duration) (*adminv1.GetPolicyResponse, error) {
@@ -95,7 +95,7 @@ func TestAServerIsFollowedUntilAPolicyIsInForce(t *testing.T) {
 		},
 		"it refuses what was put back too": {
 			policy:   func(time.Duration) (*adminv1.GetPolicyResponse, error) { return refused, nil },
-			restored: true, took: bound, err: "it does not take the new policy", refused: true,
+			restored: true, took: bound, err: "it does not take the file", refused: true,
 		},
 		"it does not let us ask": {
 			policy: func(time.Duration) (*adminv1.GetPolicyResponse, error) {
