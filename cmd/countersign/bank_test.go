@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -73,14 +74,21 @@ func (b *bank) add(t *testing.T, name, address string) {
 // serve runs a server until the test ends. One that does not watch its policy never notices a change.
 func (b *bank) serve(t *testing.T, name string, watch bool) (address string) {
 	t.Helper()
+	return b.serveWith(t, name, watch, func(*mesh.Server) {})
+}
+
+// serveWith is serve for a server of more than every server has.
+func (b *bank) serveWith(t *testing.T, name string, watch bool, register func(*mesh.Server), opts ...mesh.ServerOption) (address string) {
+	t.Helper()
 	file, err := authz.Open(b.policy)
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, err := mesh.NewServer(b.Conns(t, "/"+name), file)
+	server, err := mesh.NewServer(b.Conns(t, "/"+name), file, opts...)
 	if err != nil {
 		t.Fatal(err)
 	}
+	register(server)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -142,8 +150,14 @@ func (b *bank) countersign(t *testing.T, args ...string) (stdout string, err err
 // warned is countersign for who wants to see the warnings too.
 func (b *bank) warned(t *testing.T, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
+	return b.answering(t, strings.NewReader(""), args...)
+}
+
+// answering is countersign for who answers its questions.
+func (b *bank) answering(t *testing.T, stdin io.Reader, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
 	var out, errs bytes.Buffer
-	err = run(append([]string{"--run-dir", b.dir.String()}, args...), strings.NewReader(""), &out, &errs)
+	err = run(append([]string{"--run-dir", b.dir.String()}, args...), stdin, &out, &errs)
 	return out.String(), errs.String(), err
 }
 

@@ -13,6 +13,7 @@ import (
 type policyCommand struct {
 	Matrix policyMatrixCommand `cmd:"" help:"Show who may call what: callers and methods."`
 	Diff   policyDiffCommand   `cmd:"" help:"Say what a change of policy means: which peer gains or loses which method."`
+	Apply  policyApplyCommand  `cmd:"" help:"Put another policy in place, watch what it denies, and put the old one back when calls are denied that were let in before."`
 }
 
 // policyFlags are the flags of a command that reads a policy.

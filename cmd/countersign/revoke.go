@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"time"
 	"unicode/utf8"
 
@@ -15,7 +13,6 @@ import (
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/admin"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/dial"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/policyfile"
-	"github.com/countersign-mesh/countersign/cmd/countersign/internal/rundir"
 	"github.com/countersign-mesh/countersign/pkg/identity"
 	policyv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/policy/v1"
 )
@@ -67,7 +64,7 @@ func (c *revokeCommand) Validate() error {
 }
 
 func (c *revokeCommand) Run(ctx context.Context, s *session) (err error) {
-	place, err := c.place(s)
+	place, err := findPlace(s, c.Policy)
 	if err != nil {
 		return err
 	}
@@ -119,60 +116,6 @@ func write(ctx context.Context, s *session, path string, entry *policyv1.Revocat
 		s.out.Printf("Another process keeps the file locked. After a second it was not waited for any longer.\n")
 	}
 	return change, nil
-}
-
-// place is where a revocation is written, and who has to heed it.
-type place struct {
-	policy   string
-	services []rundir.Program
-	// unasked is why there is nobody to ask.
-	unasked string
-}
-
-// place finds the policy file and the services that read it.
-func (c *revokeCommand) place(s *session) (place, error) {
-	record, err := s.dir.Running()
-	switch {
-	case errors.Is(err, rundir.ErrNoMesh) && c.Policy == "":
-		return place{}, fmt.Errorf("which policy file? Say it with --policy, since %w", err)
-	case errors.Is(err, rundir.ErrNoMesh):
-		return place{policy: c.Policy, unasked: fmt.Sprintf("no mesh runs in %s.", s.dir)}, nil
-	case err != nil:
-		return place{}, err
-	}
-	found := place{policy: record.Policy}
-	if c.Policy != "" {
-		found.policy = c.Policy
-		if same, err := sameFile(c.Policy, record.Policy); err != nil {
-			return place{}, fmt.Errorf("--policy: %w", err)
-		} else if !same {
-			found.unasked = fmt.Sprintf("the mesh in %s reads another file, %s.", s.dir, record.Policy)
-			return found, nil
-		}
-	}
-	for _, program := range record.Programs {
-		if program.Address != "" {
-			found.services = append(found.services, program)
-		}
-	}
-	return found, nil
-}
-
-func sameFile(a, b string) (bool, error) {
-	first, err := filepath.EvalSymlinks(a)
-	if err != nil {
-		return false, err
-	}
-	second, err := filepath.EvalSymlinks(b)
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	infoA, errA := os.Stat(first)
-	infoB, errB := os.Stat(second)
-	return os.SameFile(infoA, infoB), errors.Join(errA, errB)
 }
 
 // entry is the revocation as the file has it, and what it means.

@@ -1,0 +1,153 @@
+package rollout
+
+import (
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/countersign-mesh/countersign/pkg/identity"
+	"github.com/countersign-mesh/countersign/pkg/policy"
+	auditv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/audit/v1"
+)
+
+// Denied is calls of one method by one peer that the old policy let in and the new one does not.
+type Denied struct {
+	Peer, Method string
+	Count        int
+	// DecisionID is the first of them.
+	DecisionID string
+}
+
+// tally counts what the new policy decides. It is safe for concurrent use.
+type tally struct {
+	change Change
+
+	mu      sync.Mutex
+	denied  map[string]*Denied
+	total   int
+	decided int
+	lost    int64
+	// position is that of the last record.
+	position int64
+}
+
+func newTally(change Change) *tally { return &tally{change: change, denied: make(map[string]*Denied)} }
+
+// from says that records come that are behind a position.
+func (t *tally) from(position int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.position = position
+}
+
+// add counts a record, and returns how many calls were denied so far that were let in before.
+func (t *tally) add(record *auditv1.StoredRecord) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.position = record.GetPosition()
+	t.lost += record.GetGap().GetLostCount()
+	decision := record.GetDecision()
+	if decision == nil || decision.GetPolicyVersion() != t.change.New.Version() {
+		return t.total
+	}
+	t.decided++
+	if decision.GetVerdict() != auditv1.Verdict_VERDICT_DENIED || !t.change.letIn(decision) {
+		return t.total
+	}
+	t.total++
+	key := decision.GetPeerId() + " " + decision.GetMethod()
+	if t.denied[key] == nil {
+		t.denied[key] = &Denied{Peer: decision.GetPeerId(), Method: decision.GetMethod(), DecisionID: decision.GetDecisionId()}
+	}
+	t.denied[key].Count++
+	return t.total
+}
+
+// reached reports whether the record at a position was counted, or one behind it.
+func (t *tally) reached(position int64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.position >= position
+}
+
+// outcome is what was counted: the most denied calls first.
+func (t *tally) outcome() Outcome {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	o := Outcome{Decided: t.decided, Lost: t.lost}
+	for _, d := range t.denied {
+		o.Denied = append(o.Denied, *d)
+	}
+	slices.SortFunc(o.Denied, func(a, b Denied) int {
+		if a.Count != b.Count {
+			return b.Count - a.Count
+		}
+		return strings.Compare(a.Peer+" "+a.Method, b.Peer+" "+b.Method)
+	})
+	return o
+}
+
+// letIn reports whether the old policy let the call in that a decision of the new one denied. A request is not recorded: where the old policy
+// asks for it, the call counts as let in, unless the new one asks the same.
+func (c Change) letIn(denied *auditv1.Decision) bool {
+	id, err := spiffeid.FromString(denied.GetPeerId())
+	if err != nil { // nobody
+		return false
+	}
+	call := policy.Call{Method: denied.GetMethod(), Peer: &identity.Peer{ID: id, Serial: denied.GetPeerSerial()}}
+	allowed, depends := c.decide(c.Old, call)
+	if _, still := c.decide(c.New, call); depends && still {
+		return !slices.Equal(asked(c.Old, call), asked(c.New, call))
+	}
+	return allowed || depends
+}
+
+// decide is what a policy says of a call whose request is not known. A condition over messages that are not known here either counts as one over the
+// request: a policy takes it for one that never holds.
+func (c Change) decide(p *policy.Policy, call policy.Call) (allowed, depends bool) {
+	verdict := p.Decide(call)
+	if verdict.Allowed || verdict.Undecided || p.Revocations().Check(call.Peer) != nil || c.knows(call.Method) {
+		return verdict.Allowed, verdict.Undecided
+	}
+	allows := false
+	for _, q := range asked(p, call) {
+		if q.effect == policy.Deny && q.when == "" {
+			return false, false
+		}
+		allows = allows || q.effect == policy.Allow
+		depends = depends || q.when != ""
+	}
+	return false, allows && depends
+}
+
+// knows reports whether the messages of a method are known here.
+func (c Change) knows(method string) bool {
+	service, _, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
+	_, err := c.descriptors.FindDescriptorByName(protoreflect.FullName(service))
+	return err == nil
+}
+
+// question is what a rule asks of a call.
+type question struct {
+	effect policy.Effect
+	peer   policy.Pattern
+	when   string
+}
+
+// asked are the rules for the calls of a peer, in the order in which they are asked.
+func asked(p *policy.Policy, call policy.Call) []question {
+	m, ok := p.Method(call.Method)
+	if !ok {
+		return nil
+	}
+	var questions []question
+	for _, r := range m.Rules {
+		if !r.Shadow && r.Peer.Matches(call.Peer.ID) {
+			questions = append(questions, question{r.Effect, r.Peer, r.When})
+		}
+	}
+	return questions
+}
