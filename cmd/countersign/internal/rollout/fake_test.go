@@ -39,6 +39,8 @@ services:
       WatchDecisions: {allow: [{peer: /operator}]}
 `
 
+const stuck = "stuck"
+
 const get, put = "/a.v1.A/Get", "/a.v1.A/Put"
 
 // world is a policy file, servers that read it and an audit service, without a network. It is safe for concurrent use.
@@ -51,7 +53,7 @@ type world struct {
 	watching func()
 
 	mu sync.Mutex
-	// force is the version that each server has in force, and failure why one does not take the file.
+	// force is the version that each server has in force. refuses says why one does not take a text: stuck when it has not even looked.
 	force   map[string]string
 	refuses func(server, text string) (failure string)
 	// records are what the audit service has, and news is closed when there is another.
@@ -59,8 +61,9 @@ type world struct {
 	news    chan struct{}
 	// down is what the audit service answers to everything; deaf has it send nothing on a stream any more.
 	down, noWatch error
-	deaf          bool
-	streams       int
+	// Each question is a decision, unless nothing at all is recorded.
+	deaf, quiet bool
+	streams     int
 }
 
 // newWorld has a file with the text before, and a change to the text after.
@@ -159,7 +162,10 @@ func (s server) Invoke(ctx context.Context, _ string, _, reply any, _ ...grpc.Ca
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
 	response := &adminv1.GetPolicyResponse{Failure: s.w.refuses(s.name, string(text))}
-	if response.GetFailure() == "" {
+	switch response.GetFailure() {
+	case stuck:
+		response.Failure = ""
+	case "":
 		read, err := policy.Parse(s.w.path, text)
 		if err != nil {
 			return err
@@ -171,7 +177,7 @@ func (s server) Invoke(ctx context.Context, _ string, _, reply any, _ ...grpc.Ca
 	return nil
 }
 
-// auditService is the audit service. Each question is a decision.
+// auditService is the audit service.
 type auditService struct {
 	auditv1.AuditServiceClient
 	w *world
@@ -183,8 +189,11 @@ func (a auditService) ListDecisions(ctx context.Context, _ *auditv1.ListDecision
 	}
 	a.w.mu.Lock()
 	down, last := a.w.down, a.w.records[len(a.w.records)-1]
+	quiet := a.w.quiet
 	a.w.mu.Unlock()
-	a.w.record(&auditv1.StoredRecord{})
+	if !quiet {
+		a.w.record(&auditv1.StoredRecord{})
+	}
 	return &auditv1.ListDecisionsResponse{Records: []*auditv1.StoredRecord{last}}, down
 }
 

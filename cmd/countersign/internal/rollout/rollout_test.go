@@ -113,6 +113,20 @@ func TestAPolicyStaysOrTheOldOneIsPutBack(t *testing.T) {
 			},
 			back: "two: it does not take the file as it is and keeps", took: time.Second,
 		},
+		"a service refuses it that another one has not looked at": {
+			refuses: func(server, text string) string {
+				return map[string]string{"one" + noMoreC: stuck, "two" + noMoreC: "p.yaml:9: two has no such method"}[server+text]
+			},
+			back: "two: it does not take the file as it is and keeps", took: time.Second,
+		},
+		"a service refuses it, and sees late that the old one is back": {
+			refuses: refusesFor(noMoreC, 2*time.Second),
+			back:    "it does not take the file as it is and keeps", took: 3 * time.Second,
+		},
+		"a service never looks at it": {
+			refuses: func(server, text string) string { return map[string]string{"one" + noMoreC: stuck}[server+text] },
+			back:    "one: it still has the policy", took: 11 * time.Second,
+		},
 		"it is interrupted": {
 			watching: func(_ *world, cancel func()) { cancel() },
 			back:     "it was interrupted", took: time.Second,
@@ -192,6 +206,20 @@ func TestAPolicyStaysOrTheOldOneIsPutBack(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// refusesFor has the servers refuse a text, and say so for a while once another one is there.
+func refusesFor(refused string, while time.Duration) func(server, text string) string {
+	var until time.Time
+	return func(_, text string) string {
+		if text == refused {
+			until = time.Now().Add(while)
+		}
+		if time.Now().Before(until) {
+			return "p.yaml:9: no such method"
+		}
+		return ""
 	}
 }
 
@@ -327,6 +355,21 @@ func TestWithoutAnAuditServiceTheServicesAreWaitedForAlone(t *testing.T) {
 		begin := time.Now()
 		outcome, err := w.r.Run(t.Context())
 		if err != nil || outcome.RolledBack != nil || time.Since(begin) > time.Second {
+			t.Errorf("%v, %+v after %v", err, outcome, time.Since(begin))
+		}
+	})
+}
+
+// Where nothing is decided there is nothing to wait for.
+func TestAPolicyStaysInAMeshInWhichNothingHappens(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, rules, without(", {peer: /c}", ""))
+		w.record(&auditv1.StoredRecord{})
+		w.quiet, w.r.Watch = true, time.Second
+		begin := time.Now()
+		outcome, err := w.r.Run(t.Context())
+		if err != nil || outcome.RolledBack != nil || time.Since(begin) > 3*time.Second {
 			t.Errorf("%v, %+v after %v", err, outcome, time.Since(begin))
 		}
 	})
