@@ -49,16 +49,25 @@ func Unmarshal(name string, data []byte, message proto.Message) (*Document, erro
 	if err := doc.checkMessage(root, message.ProtoReflect().Descriptor()); err != nil {
 		return nil, err
 	}
-	options := protoyaml.UnmarshalOptions{Path: name, Validator: rules{}}
-	broken := options.Unmarshal(data, message)
+	broken := decode(name, data, message, rules{})
 	if broken == nil {
 		return doc, nil
 	}
-	options.Validator = nil
-	if err := options.Unmarshal(data, message); err != nil {
+	if err := decode(name, data, message, nil); err != nil {
 		return nil, trim(broken)
 	}
 	return doc, trim(broken)
+}
+
+// decode reads data into message. To report a mistake the decoder looks up the line that it stands in, and panics when that is the one after the
+// last, as of a key that the file ends with. A file that is cut short must not end a process that watches it.
+func decode(name string, data []byte, message proto.Message, validator protoyaml.Validator) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%s: something is wrong in it that has no line, such as a key at its end without a value (%v)", name, p)
+		}
+	}()
+	return protoyaml.UnmarshalOptions{Path: name, Validator: validator}.Unmarshal(data, message)
 }
 
 // rules applies a message's protovalidate rules.

@@ -105,6 +105,8 @@ func TestUnmarshalRefuses(t *testing.T) {
 			strings.Replace(strings.Replace(good, "- peer: /b", "- &b\n            peer: /b", 1), "- peer: /c", "- *b", 1),
 			"the alias *b is not allowed",
 		},
+		// The decoder panics here, as the key that it wants to tell of stands in a line after the last.
+		"a file cut short in a key": {"trust_domain: bank.test\nservices:\n ?", "p.yaml: something is wrong in it that has no line, such as a key at its end"},
 		"a file cut short": {strings.TrimSuffix(good, ": /c\n"), "p.yaml:8:13"},
 	} {
 		t.Run(name, func(t *testing.T) {
