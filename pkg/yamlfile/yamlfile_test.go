@@ -107,7 +107,7 @@ func TestUnmarshalRefuses(t *testing.T) {
 		},
 		// The decoder panics here, as the key that it wants to tell of stands in a line after the last.
 		"a file cut short in a key": {"trust_domain: bank.test\nservices:\n ?", "p.yaml: something is wrong in it that has no line, such as a key at its end"},
-		"a file cut short": {strings.TrimSuffix(good, ": /c\n"), "p.yaml:8:13"},
+		"a file cut short":          {strings.TrimSuffix(good, ": /c\n"), "p.yaml:8:13"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
