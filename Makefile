@@ -22,7 +22,9 @@ TOOLS := bin/tools
 BUF := $(TOOLS)/buf
 LINT := $(CURDIR)/$(TOOLS)/golangci-lint
 PROMTOOL := tools/promtool.sh $(TOOLS)/promtool
-PLUGINS := $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc
+SCHEMA_PLUGINS := $(TOOLS)/protoc-gen-jsonschema $(TOOLS)/protoc-gen-editorschema
+GO_PLUGINS := $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc
+PLUGINS := $(GO_PLUGINS) $(SCHEMA_PLUGINS)
 
 # protovalidate's schema comes from its Go module, so that no schema registry has to be reachable. The sum pins its content.
 VALIDATE_MODULE := github.com/bufbuild/protovalidate@v1.2.2
@@ -109,14 +111,15 @@ policy-matrix: ## Write docs/policy-matrix.md, who may call what in the bank, fr
 ##### Contracts
 
 .PHONY: generate
-generate: $(BUF) $(PLUGINS) $(VALIDATE_PROTO) ## Generate proto/gen from the contracts
+generate: $(BUF) $(PLUGINS) $(VALIDATE_PROTO) ## Generate proto/gen and the schemas for editors from the contracts
 	$(BUF) generate
 
 .PHONY: generate-check
-generate-check: $(BUF) $(PLUGINS) $(VALIDATE_PROTO) ## Fail when proto/gen is not what the contracts generate
+generate-check: $(BUF) $(PLUGINS) $(VALIDATE_PROTO) ## Fail when what is generated is not what the contracts generate
 	@rm -rf bin/generated
 	$(BUF) generate --output bin/generated
 	diff -r proto/gen bin/generated/proto/gen
+	diff -r deploy/policy/schema bin/generated/deploy/policy/schema
 	@rm -rf bin/generated
 
 .PHONY: breaking
@@ -204,8 +207,11 @@ build-tool = cd tools/$(1) && GOWORK=off go build $(BUILD_FLAGS) -o $(CURDIR)/$(
 $(BUF): tools/buf/go.mod
 	$(call build-tool,buf,buf)
 
-$(PLUGINS): tools/protoc/go.mod
+$(GO_PLUGINS): tools/protoc/go.mod
 	$(call build-tool,protoc,protoc-gen-go protoc-gen-go-grpc)
+
+$(SCHEMA_PLUGINS): tools/jsonschema/go.mod $(wildcard tools/jsonschema/*/*.go)
+	$(call build-tool,jsonschema,protoc-gen-jsonschema protoc-gen-editorschema)
 
 $(LINT): tools/golangci-lint/go.mod
 	$(call build-tool,golangci-lint,golangci-lint)
