@@ -12,6 +12,7 @@ import (
 // policyCommand is what there is to do with policy files.
 type policyCommand struct {
 	Matrix policyMatrixCommand `cmd:"" help:"Show who may call what: callers and methods."`
+	Graph  policyGraphCommand  `cmd:"" help:"Draw who calls whom, for Mermaid or Graphviz."`
 	Diff   policyDiffCommand   `cmd:"" help:"Say what a change of policy means: which peer gains or loses which method."`
 	Apply  policyApplyCommand  `cmd:"" help:"Put another policy in place, watch what it denies, and put the old one back when calls are denied that were let in before."`
 }

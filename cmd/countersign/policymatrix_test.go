@@ -35,3 +35,16 @@ func TestPolicyMatrix(t *testing.T) {
 		})
 	}
 }
+
+func TestThePolicyCommandsAreInTheHelp(t *testing.T) {
+	t.Parallel()
+	out, err := countersign(t, "--help")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range []string{"policy matrix", "policy graph", "policy diff"} {
+		if !strings.Contains(out, "\n  "+command+" ") {
+			t.Errorf("%q is not in the help:\n%s", command, out)
+		}
+	}
+}
