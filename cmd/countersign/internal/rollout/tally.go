@@ -6,9 +6,8 @@ import (
 	"sync"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
-	"github.com/countersign-mesh/countersign/pkg/identity"
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/headers"
 	"github.com/countersign-mesh/countersign/pkg/policy"
 	auditv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/audit/v1"
 )
@@ -97,57 +96,17 @@ func (c Change) letIn(denied *auditv1.Decision) bool {
 	if err != nil { // nobody
 		return false
 	}
-	call := policy.Call{Method: denied.GetMethod(), Peer: &identity.Peer{ID: id, Serial: denied.GetPeerSerial()}}
-	allowed, depends := c.decide(c.Old, call)
-	if _, still := c.decide(c.New, call); depends && still {
-		return !slices.Equal(asked(c.Old, call), asked(c.New, call))
+	before := headers.New(c.Old, c.descriptors)
+	was := before.Decide(denied.GetMethod(), id, denied.GetPeerSerial())
+	if !was.Depends {
+		return was.Allowed
 	}
-	return allowed || depends
+	after := headers.New(c.New, c.descriptors)
+	return !after.Decide(denied.GetMethod(), id, denied.GetPeerSerial()).Depends ||
+		!slices.EqualFunc(before.Rules(denied.GetMethod(), id), after.Rules(denied.GetMethod(), id), asksTheSame)
 }
 
-// decide is what a policy says of a call whose request is not known. A condition over messages that are not known here either counts as one over the
-// request: a policy takes it for one that never holds.
-func (c Change) decide(p *policy.Policy, call policy.Call) (allowed, depends bool) {
-	verdict := p.Decide(call)
-	if verdict.Allowed || verdict.Undecided || p.Revocations().Check(call.Peer) != nil || c.knows(call.Method) {
-		return verdict.Allowed, verdict.Undecided
-	}
-	allows := false
-	for _, q := range asked(p, call) {
-		if q.effect == policy.Deny && q.when == "" {
-			return false, false
-		}
-		allows = allows || q.effect == policy.Allow
-		depends = depends || q.when != ""
-	}
-	return false, allows && depends
-}
-
-// knows reports whether the messages of a method are known here.
-func (c Change) knows(method string) bool {
-	service, _, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
-	_, err := c.descriptors.FindDescriptorByName(protoreflect.FullName(service))
-	return err == nil
-}
-
-// question is what a rule asks of a call.
-type question struct {
-	effect policy.Effect
-	peer   policy.Pattern
-	when   string
-}
-
-// asked are the rules for the calls of a peer, in the order in which they are asked.
-func asked(p *policy.Policy, call policy.Call) []question {
-	m, ok := p.Method(call.Method)
-	if !ok {
-		return nil
-	}
-	var questions []question
-	for _, r := range m.Rules {
-		if !r.Shadow && r.Peer.Matches(call.Peer.ID) {
-			questions = append(questions, question{r.Effect, r.Peer, r.When})
-		}
-	}
-	return questions
+// asksTheSame reports whether two rules ask the same of a call.
+func asksTheSame(a, b *policy.Rule) bool {
+	return a.Effect == b.Effect && a.Peer == b.Peer && a.When == b.When
 }
