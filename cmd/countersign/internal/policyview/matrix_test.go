@@ -114,6 +114,15 @@ func TestMatrixOfConditionsOverThePeer(t *testing.T) {
 	}
 }
 
+// A condition over messages that nobody knows here is a condition, and no denial.
+func TestMatrixOfAServiceWhoseContractIsNotKnown(t *testing.T) {
+	t.Parallel()
+	m := NewMatrix(mustParse(t, "trust_domain: bank.test\nservices: {a.v1.Unknown: {methods: {Do: {allow: [{peer: /a, when: request.x == 1}]}}}}\n"))
+	if got := text(m); !strings.Contains(got, "\n  Do  ✓ [1]\n\n  [1] allowed when request.x == 1\n") {
+		t.Errorf("the matrix is\n%s", got)
+	}
+}
+
 // The workload that stands for a pattern is none that a rule names, nor one that is revoked.
 func TestMatrixOfAPatternAsksForSomebodyElse(t *testing.T) {
 	t.Parallel()
