@@ -53,12 +53,12 @@ services:
 type tree map[string]string
 
 // with returns the tree with one text of one file replaced by another; a text that is not there is a mistake in the test.
-func (f tree) with(t *testing.T, file, old, new string) tree {
+func (f tree) with(t *testing.T, file, before, after string) tree {
 	t.Helper()
-	if !strings.Contains(f[file], old) {
-		t.Fatalf("%s has no %q", file, old)
+	if !strings.Contains(f[file], before) {
+		t.Fatalf("%s has no %q", file, before)
 	}
-	changed := tree{file: strings.Replace(f[file], old, new, 1)}
+	changed := tree{file: strings.Replace(f[file], before, after, 1)}
 	for name, text := range f {
 		if name != file {
 			changed[name] = text

@@ -164,11 +164,12 @@ func modelRevokes(p *policyv1.Policy, call modelCall) bool {
 func weighAll(p *policyv1.Policy, rules *policyv1.Method, call modelCall, shadow bool) weighed {
 	var w weighed
 	for _, r := range mostSpecificFirst(p, rules.GetDeny()) {
-		switch says := ruleSays(p, r, call, shadow); says {
+		switch ruleSays(p, r, call, shadow) {
 		case saysYes, saysError: // what cannot be told lets nobody in
 			w.denies = append(w.denies, r)
 		case saysNothing:
 			w.mayDeny = true
+		case saysNo:
 		}
 	}
 	for _, r := range mostSpecificFirst(p, rules.GetAllow()) {
@@ -177,6 +178,7 @@ func weighAll(p *policyv1.Policy, rules *policyv1.Method, call modelCall, shadow
 			w.allows = append(w.allows, r)
 		case saysNothing:
 			w.mayAllow = true
+		case saysNo, saysError:
 		}
 	}
 	return w

@@ -43,19 +43,23 @@ func TestADenialSaysWhatCameNearest(t *testing.T) {
 		"the most specific of several": {nil, []string{"peer: /**, when: 'false'", "peer: /a, when: 'false'"}, "/a", "p.yaml:8: allowed for /a when false, which this call is not"},
 		"a condition after one that would deny": {
 			[]string{"peer: /a, when: 'false'"},
-			[]string{"peer: /a, when: '!true'"}, "/a", "p.yaml:9: allowed for /a when !true, which this call is not",
+			[]string{"peer: /a, when: '!true'"},
+			"/a", "p.yaml:9: allowed for /a when !true, which this call is not",
 		},
 		"a condition that would deny is no miss": {
 			[]string{"peer: /a, when: 'false'"},
-			[]string{"peer: /b"}, "/a", "p.yaml:5: allowed for /b; the caller is /a",
+			[]string{"peer: /b"},
+			"/a", "p.yaml:5: allowed for /b; the caller is /a",
 		},
 		"a condition that would deny, over the request, is no miss": {
 			[]string{"peer: /a, when: request.account_id == 'x'"},
-			[]string{"peer: /b"}, "/a", "p.yaml:5: allowed for /b; the caller is /a",
+			[]string{"peer: /b"},
+			"/a", "p.yaml:5: allowed for /b; the caller is /a",
 		},
 		"a condition cannot be evaluated": {
 			nil,
-			[]string{"peer: /a, " + broken}, "/a", "p.yaml:7: the condition could not be evaluated: division by zero",
+			[]string{"peer: /a, " + broken},
+			"/a", "p.yaml:7: the condition could not be evaluated: division by zero",
 		},
 		"the first that cannot be evaluated": {
 			nil,
@@ -64,11 +68,13 @@ func TestADenialSaysWhatCameNearest(t *testing.T) {
 		},
 		"one that cannot be evaluated goes before one that does not hold": {
 			nil,
-			[]string{"peer: /a, when: 'false'", "peer: /a, " + broken}, "/a", "p.yaml:8: the condition could not be evaluated: division by zero",
+			[]string{"peer: /a, when: 'false'", "peer: /a, " + broken},
+			"/a", "p.yaml:8: the condition could not be evaluated: division by zero",
 		},
 		"a condition to deny that cannot be evaluated": {
 			[]string{"peer: /a, why: because, " + broken},
-			[]string{"peer: /a"}, "/a", "p.yaml:7: denied for /a; the caller is /a: because (the condition could not be evaluated: division by zero)",
+			[]string{"peer: /a"},
+			"/a", "p.yaml:7: denied for /a; the caller is /a: because (the condition could not be evaluated: division by zero)",
 		},
 		"a rule that denies after one that cannot be evaluated is not asked": {
 			[]string{"peer: /a, " + broken, "peer: /a"},
