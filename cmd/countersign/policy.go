@@ -12,6 +12,7 @@ import (
 // policyCommand is what there is to do with policy files.
 type policyCommand struct {
 	Check  policyCheckCommand  `cmd:"" help:"Check a policy file: its own mistakes, and where it and the contracts of the services do not fit each other."`
+	Test   policyTestCommand   `cmd:"" help:"Hold a policy file against a table of tests: calls, and what is to be decided on them."`
 	Matrix policyMatrixCommand `cmd:"" help:"Show who may call what: callers and methods."`
 	Graph  policyGraphCommand  `cmd:"" help:"Draw who calls whom, for Mermaid or Graphviz."`
 	Diff   policyDiffCommand   `cmd:"" help:"Say what a change of policy means: which peer gains or loses which method."`

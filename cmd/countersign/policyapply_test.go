@@ -165,7 +165,7 @@ func TestApplyWritesNothing(t *testing.T) {
 	}{
 		"of a file that is no policy":             {replace("trust_domain: bank.test", "trust_domain: [bank.test"), []string{"--yes"}, "", "new.yaml, as if it stood in the place of", ""},
 		"of a policy that lacks a method":         {replace("      ListConnections:\n", "      ListConnection:\n"), []string{"--yes"}, "", "the method ListConnections of mesh.admin.v1.AdminService has no rules", ""},
-		"of one that does not pass the tests":     {without(listing), []string{"--yes", "--tests", table}, "", "table.yaml:2:5: /operator mesh.admin.v1.AdminService/ListConnections is allowed: want allowed, is denied", ""},
+		"of one that does not pass the tests":     {without(listing), []string{"--yes", "--tests", table}, "", "table.yaml:2:5: /operator mesh.admin.v1.AdminService/ListConnections allowed: it is decided otherwise: want allowed, is denied", ""},
 		"of one that takes a revocation back":     {replace("  - id: /mallory\n", "  - id: /malory\n"), []string{"--yes"}, "", "lacks 1 of the revocations of " + b.policy, ""},
 		"of one that takes itself the right away": {replace("GetPolicy:\n        allow:\n          - peer: /operator\n            why: sees a change of this file arrive", "GetPolicy: {allow: []}"), []string{"--yes"}, "", "does not let spiffe://bank.test/operator call /mesh.admin.v1.AdminService/GetPolicy", ""},
 		"when that is all that is asked":          {without(listing), []string{"--dry-run"}, "", "", "\n  - /mesh.admin.v1.AdminService/ListConnections allow spiffe://bank.test/operator\n"},
