@@ -60,6 +60,12 @@ func TestAMistakeOnTheCommandLineNamesTheFlag(t *testing.T) {
 		"of half a byte of an authority": {[]string{"revoke", "--authority=9c1"}, "--authority: \"9c1\" is no subject key ID; write it in hexadecimal"},
 		"for a cause as long as a book":  {[]string{"revoke", "--id=/risk", "--why=" + strings.Repeat("x", 501)}, "--why: right would be up to 500 characters"},
 		"peers of nobody":                {[]string{"peers"}, "expected a server, such as payments (countersign peers --help"},
+		"a policy that is not named":     {[]string{"policy", "apply"}, "expected the file with the new policy"},
+		"a watch of nothing":             {[]string{"policy", "apply", "new.yaml", "--watch=0s"}, "--watch: 0s is not above zero; right would be 30s, or --no-watch"},
+		"fewer denials than none":        {[]string{"policy", "apply", "new.yaml", "--max-denials=-1"}, "--max-denials: -1 is below zero"},
+		"to ask and not to ask":          {[]string{"policy", "apply", "new.yaml", "--yes", "--dry-run"}, "--yes and --dry-run can't be used together"},
+		"what was denied, into nothing":  {[]string{"policy", "learn", "--with-denied"}, "--with-denied: there is no least policy to put them into"},
+		"a log of the future":            {[]string{"policy", "learn", "--since=-1h"}, "--since: -1h0m0s is below zero; right would be 24h"},
 		"which help explains the rest":   {[]string{"svid", "write"}, "countersign svid write --help"},
 		"and which when there is no cmd": {[]string{"--what"}, "countersign --help"},
 	} {
@@ -79,7 +85,7 @@ func TestHelpListsEveryCommand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, command := range []string{"up", "down", "status", "demo", "svid show", "svid write", "svid watch", "call", "proxy", "audit show", "peers", "revoke"} {
+	for _, command := range []string{"up", "down", "status", "demo", "svid show", "svid write", "svid watch", "call", "proxy", "audit show", "peers", "revoke", "policy apply", "policy learn"} {
 		if !strings.Contains(out, "\n  "+command+" ") {
 			t.Errorf("%q is not in the help:\n%s", command, out)
 		}
