@@ -17,7 +17,6 @@ type policyCommand struct {
 	Graph  policyGraphCommand  `cmd:"" help:"Draw who calls whom, for Mermaid or Graphviz."`
 	Diff   policyDiffCommand   `cmd:"" help:"Say what a change of policy means: which peer gains or loses which method."`
 	Apply  policyApplyCommand  `cmd:"" help:"Put another policy in place, watch what it denies, and put the old one back when calls are denied that were let in before."`
-	Apply  policyApplyCommand  `cmd:"" help:"Put another policy in place, watch what it denies, and put the old one back when calls are denied that were let in before."`
 	Learn  policyLearnCommand  `cmd:"" help:"From the audit log: rules that were never used, denials that recur, and the least policy that would do."`
 }
 
