@@ -630,7 +630,7 @@ type StoredRecord struct {
 	// The run of the server's process that sent it, and the record's number in it.
 	RunId    string `protobuf:"bytes,6,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
 	Sequence int64  `protobuf:"varint,7,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	// Links the record to the one before it: SHA-256 over the hash of that and all that is stored of this one (package audit says how). Whoever
+	// Links the record to the one before it: SHA-256 over the hash of that and all that is stored of this one (package audit/chain says how). Whoever
 	// keeps the position and the hash of a record can tell later whether anything up to it was changed, moved or taken away. Empty for
 	// a record that was stored before there was a chain.
 	Hash          []byte `protobuf:"bytes,8,opt,name=hash,proto3" json:"hash,omitempty"`
@@ -879,6 +879,8 @@ type WatchDecisionsRequest struct {
 	Filter *DecisionFilter `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
 	// position of the last record seen; 0 for only those stored from now on.
 	AfterPosition int64 `protobuf:"varint,2,opt,name=after_position,json=afterPosition,proto3" json:"after_position,omitempty"`
+	// Where after_position is 0: all that is stored comes first, from the first record on.
+	FromStart     bool `protobuf:"varint,3,opt,name=from_start,json=fromStart,proto3" json:"from_start,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -925,6 +927,13 @@ func (x *WatchDecisionsRequest) GetAfterPosition() int64 {
 		return x.AfterPosition
 	}
 	return 0
+}
+
+func (x *WatchDecisionsRequest) GetFromStart() bool {
+	if x != nil {
+		return x.FromStart
+	}
+	return false
 }
 
 // WatchDecisionsResponse is one message of WatchDecisions.
@@ -1045,10 +1054,12 @@ const file_mesh_audit_v1_audit_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"v\n" +
 	"\x15ListDecisionsResponse\x125\n" +
 	"\arecords\x18\x01 \x03(\v2\x1b.mesh.audit.v1.StoredRecordR\arecords\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"~\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x9d\x01\n" +
 	"\x15WatchDecisionsRequest\x125\n" +
 	"\x06filter\x18\x01 \x01(\v2\x1d.mesh.audit.v1.DecisionFilterR\x06filter\x12.\n" +
-	"\x0eafter_position\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\rafterPosition\"M\n" +
+	"\x0eafter_position\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\rafterPosition\x12\x1d\n" +
+	"\n" +
+	"from_start\x18\x03 \x01(\bR\tfromStart\"M\n" +
 	"\x16WatchDecisionsResponse\x123\n" +
 	"\x06record\x18\x01 \x01(\v2\x1b.mesh.audit.v1.StoredRecordR\x06record*K\n" +
 	"\aVerdict\x12\x17\n" +
