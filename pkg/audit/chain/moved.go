@@ -6,10 +6,8 @@ import (
 	auditv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/audit/v1"
 )
 
-// maxSuspects bounds the work of telling moved records from changed ones, which goes with the cube of their number.
-const maxSuspects = 32
-
-// suspect is a record that does not match its hash where it stands.
+// suspect is a record that does not match its hash where it stands. There are as many as findings at most, for whom settle takes half a
+// second at worst.
 type suspect struct {
 	finding int // its place in the report
 	record  *auditv1.StoredRecord

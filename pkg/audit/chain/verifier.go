@@ -120,7 +120,7 @@ func (v *Verifier) mismatch(r *auditv1.StoredRecord, hash Hash) {
 			position, v.report.Unchained)
 		return
 	}
-	if v.report.Found < maxFindings && len(v.suspects) < maxSuspects {
+	if v.report.Found < maxFindings {
 		v.suspects = append(v.suspects, suspect{finding: len(v.report.Findings), record: r, hash: hash, before: v.stored})
 	}
 	or := ""

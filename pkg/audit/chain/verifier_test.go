@@ -268,6 +268,16 @@ func TestAFindingNamesTheRecord(t *testing.T) {
 	}
 }
 
+func TestASealThatIsBrokenAccusesAllThatItSeals(t *testing.T) {
+	t.Parallel()
+	records := trail(5)
+	records[2].GetDecision().PeerId = "spiffe://bank.test/ledger"
+	const want = "record 6 does not match its hash: it was changed, or one of the 5 records before it, which have no hash of their own and are sealed by this one"
+	if got := verify(records); len(got.Findings) != 1 || got.Findings[0].Text != want {
+		t.Errorf("findings %v, want one: %s", got.Findings, want)
+	}
+}
+
 // Who turns every record around must not get the verifier to work or to remember without end.
 func TestFindingsAreCountedAllAndKeptInPart(t *testing.T) {
 	t.Parallel()
