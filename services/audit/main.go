@@ -4,6 +4,11 @@
 // file away together with its -wal and -shm files if there are any, and start the service: it makes a new file. The other
 // services keep their decisions meanwhile, as far as their queues have room, and what a run sent to the old file shows as a gap at the
 // head of the new one.
+//
+// Each record has a hash over itself and the hash of the one before it (see package pkg/audit/chain), so that countersign audit verify finds
+// what somebody changed who can write to the file. Records from before there was a chain stay as they are, and the first one with a hash
+// seals them. A trail whose end was cut off is not appended to: the service does not start on it, and a running one stores nothing more and
+// says why in its log. Keep such a file, and start a new trail as above.
 package main
 
 import (
@@ -16,6 +21,7 @@ import (
 	"syscall"
 
 	"github.com/countersign-mesh/countersign/pkg/audit"
+	"github.com/countersign-mesh/countersign/pkg/audit/trail"
 	"github.com/countersign-mesh/countersign/pkg/database"
 	"github.com/countersign-mesh/countersign/pkg/mesh"
 	"github.com/countersign-mesh/countersign/pkg/settings"
@@ -47,7 +53,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	return mesh.Run(ctx, cfg.Flags, func(ctx context.Context, p *mesh.Process) error {
-		migrations, err := store.Migrations()
+		migrations, err := trail.Migrations()
 		if err != nil {
 			return err
 		}
@@ -57,11 +63,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		}
 		p.Defer(db.Close)
 		p.Ready("database", db.PingContext)
-		trail, err := store.New(ctx, db)
+		kept, err := store.New(ctx, db)
 		if err != nil {
 			return err
 		}
-		records := own.NewQueue(p.Identity.ID().String(), trail, audit.WithLogger(p.Log))
+		records := own.NewQueue(p.Identity.ID().String(), kept, audit.WithLogger(p.Log))
 		if err := p.Metrics.Register(own.NewMetrics(records)); err != nil {
 			return fmt.Errorf("register the metrics of the own decisions: %w", err)
 		}
@@ -70,7 +76,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		auditv1.RegisterAuditServiceServer(server, rpc.New(trail, p.Log))
+		auditv1.RegisterAuditServiceServer(server, rpc.New(kept, p.Log))
 		return nil
 	})
 }

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/countersign-mesh/countersign/pkg/audit"
+	"github.com/countersign-mesh/countersign/pkg/audit/trail"
 	"github.com/countersign-mesh/countersign/pkg/database"
 	"github.com/countersign-mesh/countersign/pkg/mesh"
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
@@ -48,7 +49,7 @@ func start(t *testing.T, opts ...rpc.Option) *fixture {
 
 func openStore(t *testing.T) *store.Store {
 	t.Helper()
-	migrations, err := store.Migrations()
+	migrations, err := trail.Migrations()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/countersign-mesh/countersign/pkg/audit/trail"
 	auditv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/audit/v1"
 )
 
@@ -31,7 +32,7 @@ func (s *Store) After(ctx context.Context, filter *auditv1.DecisionFilter, after
 }
 
 func (s *Store) page(ctx context.Context, w *where, order string, limit int) (page []*auditv1.StoredRecord, more bool, err error) {
-	query := selectRow + w.text() + " ORDER BY position " + order + " LIMIT ?" //nolint:gosec // G202: constants all; what comes from a caller is in args
+	query := trail.Select + w.text() + " ORDER BY position " + order + " LIMIT ?" //nolint:gosec // G202: constants all; what comes from a caller is in args
 	rows, err := s.db.QueryContext(ctx, query, append(w.args, limit+1)...)
 	if err != nil {
 		return nil, false, fmt.Errorf("query records: %w", err)
@@ -39,9 +40,13 @@ func (s *Store) page(ctx context.Context, w *where, order string, limit int) (pa
 	defer func() { _ = rows.Close() }() // rows.Err says what there is to say
 	size := 0
 	for rows.Next() {
-		r, err := scan(rows)
+		r, fault, err := trail.Scan(rows)
 		if err != nil {
 			return nil, false, err
+		}
+		if fault != "" {
+			// What stands in a message cannot show what else stands in the row. Without its hash nobody takes it for what was stored.
+			r.Hash = nil
 		}
 		size += proto.Size(r)
 		if len(page) == limit || len(page) > 0 && size > maxPageBytes {
@@ -87,6 +92,13 @@ func newWhere(f *auditv1.DecisionFilter) *where {
 		w.add("verdict = 'allowed'")
 	case auditv1.Verdict_VERDICT_DENIED:
 		w.add("verdict = 'denied'") // not an argument, for SQLite to see that the index of denials fits
+	case auditv1.Verdict_VERDICT_UNSPECIFIED:
+	}
+	switch f.GetShadowVerdict() {
+	case auditv1.Verdict_VERDICT_ALLOWED:
+		w.add("shadow_verdict = 'allowed'")
+	case auditv1.Verdict_VERDICT_DENIED:
+		w.add("shadow_verdict = 'denied'")
 	case auditv1.Verdict_VERDICT_UNSPECIFIED:
 	}
 	if f.GetStartTime() != nil {

@@ -61,6 +61,7 @@ func TestFilters(t *testing.T) {
 	appendTo(t, s, ledger, run1, 3, decision(1), decision(2, denied), gap(3, 5))
 	appendTo(t, s, risk, run1, 2, decision(1, func(d *auditv1.Decision) {
 		d.DecisionId, d.Method, d.TraceId, d.DecideTime = fmt.Sprintf("%032x", 10), "/m", "", at(10)
+		d.ShadowVerdict, d.ShadowRule = auditv1.Verdict_VERDICT_DENIED, "bank.yaml:104"
 	}), gap(2, 6))
 	for name, test := range map[string]struct {
 		filter *auditv1.DecisionFilter
@@ -75,6 +76,8 @@ func TestFilters(t *testing.T) {
 		"method":                   {&auditv1.DecisionFilter{Method: "/m"}, []string{"a"}},
 		"allowed":                  {&auditv1.DecisionFilter{Verdict: auditv1.Verdict_VERDICT_ALLOWED}, []string{"a", "1"}},
 		"denied":                   {&auditv1.DecisionFilter{Verdict: auditv1.Verdict_VERDICT_DENIED}, []string{"2"}},
+		"denied in shadow":         {&auditv1.DecisionFilter{ShadowVerdict: auditv1.Verdict_VERDICT_DENIED}, []string{"a"}},
+		"allowed in shadow":        {&auditv1.DecisionFilter{ShadowVerdict: auditv1.Verdict_VERDICT_ALLOWED}, []string{}},
 		"trace":                    {&auditv1.DecisionFilter{TraceId: fmt.Sprintf("%032x", 1001)}, []string{"1"}},
 		"since":                    {&auditv1.DecisionFilter{StartTime: at(4)}, []string{"a", "lost 5"}},
 		"until":                    {&auditv1.DecisionFilter{EndTime: at(2)}, []string{"1"}},

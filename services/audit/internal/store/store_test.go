@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/countersign-mesh/countersign/pkg/audit/trail"
 	"github.com/countersign-mesh/countersign/pkg/database"
 	auditv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/audit/v1"
 	"github.com/countersign-mesh/countersign/services/audit/internal/store"
@@ -38,7 +39,7 @@ func open(t testing.TB) (*store.Store, *sql.DB) {
 
 func openAt(t testing.TB, path string) (*store.Store, *sql.DB) {
 	t.Helper()
-	migrations, err := store.Migrations()
+	migrations, err := trail.Migrations()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,18 +138,21 @@ func TestARecordComesBackAsItWasSent(t *testing.T) {
 	t.Parallel()
 	s, _ := open(t)
 	before := time.Now().Truncate(time.Microsecond)
-	allowed, refused := decision(1), decision(2, denied, func(d *auditv1.Decision) { d.TraceId = "" })
+	allowed := decision(1, func(d *auditv1.Decision) {
+		d.ShadowVerdict, d.ShadowRule = auditv1.Verdict_VERDICT_DENIED, "bank.yaml:104"
+	})
+	refused := decision(2, denied, func(d *auditv1.Decision) { d.TraceId = "" })
 	appendTo(t, s, ledger, run1, 3, allowed, refused, gap(3, 7))
 	for _, r := range []*auditv1.Record{allowed, refused} {
 		r.GetDecision().ServerId = ledger
 	}
 	want := []*auditv1.StoredRecord{
-		{Position: 1, ServerId: ledger, Event: &auditv1.StoredRecord_Decision{Decision: allowed.GetDecision()}},
-		{Position: 2, ServerId: ledger, Event: &auditv1.StoredRecord_Decision{Decision: refused.GetDecision()}},
-		{Position: 3, ServerId: ledger, Event: &auditv1.StoredRecord_Gap{Gap: gap(3, 7).GetGap()}},
+		{Position: 1, ServerId: ledger, RunId: run1, Sequence: 1, Event: &auditv1.StoredRecord_Decision{Decision: allowed.GetDecision()}},
+		{Position: 2, ServerId: ledger, RunId: run1, Sequence: 2, Event: &auditv1.StoredRecord_Decision{Decision: refused.GetDecision()}},
+		{Position: 3, ServerId: ledger, RunId: run1, Sequence: 3, Event: &auditv1.StoredRecord_Gap{Gap: gap(3, 7).GetGap()}},
 	}
 	got := all(t, s)
-	if diff := cmp.Diff(want, got, protocmp.Transform(), protocmp.IgnoreFields(&auditv1.StoredRecord{}, "store_time")); diff != "" {
+	if diff := cmp.Diff(want, got, protocmp.Transform(), protocmp.IgnoreFields(&auditv1.StoredRecord{}, "store_time", "hash")); diff != "" {
 		t.Errorf("stored records differ (-want +got):\n%s", diff)
 	}
 	if stored := got[0].GetStoreTime().AsTime(); stored.Before(before) || stored.After(time.Now()) {
@@ -248,7 +252,7 @@ func TestAFailedTransactionLeavesNoTrace(t *testing.T) {
 // ATTACKS 65: the table itself refuses to be edited, short of taking its triggers away.
 func TestTheTrailIsAppendOnly(t *testing.T) {
 	t.Parallel()
-	const columns = `(position, store_time, server_id, run_id, sequence, kind, start_time, end_time, lost_count)`
+	const columns = `(position, store_time, server_id, run_id, sequence, kind, start_time, end_time, lost_count, hash)`
 	for name, statement := range map[string]string{
 		"edit":                "UPDATE records SET verdict = 'allowed' WHERE position = 2",
 		"edit nothing":        "UPDATE records SET rule = rule",
@@ -256,12 +260,13 @@ func TestTheTrailIsAppendOnly(t *testing.T) {
 		"delete":              "DELETE FROM records WHERE position = 2",
 		"truncate":            "DELETE FROM records WHERE position > 1",
 		"empty":               "DELETE FROM records",
-		"replace by position": "REPLACE INTO records " + columns + " VALUES (2, 0, 'x', '" + run1 + "', 1, 'gap', 0, 0, 1)",
-		"replace by sequence": "REPLACE INTO records " + columns + " VALUES (4, 0, '" + ledger + "', '" + run1 + "', 2, 'gap', 0, 0, 1)",
+		"replace by position": "REPLACE INTO records " + columns + " VALUES (2, 0, 'x', '" + run1 + "', 1, 'gap', 0, 0, 1, zeroblob(32))",
+		"replace by sequence": "REPLACE INTO records " + columns + " VALUES (4, 0, '" + ledger + "', '" + run1 + "', 2, 'gap', 0, 0, 1, zeroblob(32))",
 		"upsert": "INSERT INTO records " + columns + " VALUES (2, 0, 'x', '" + run1 +
-			"', 1, 'gap', 0, 0, 1) ON CONFLICT DO UPDATE SET kind = 'gap'",
-		"insert before":   "INSERT INTO records " + columns + " VALUES (0, 0, 'x', '" + run1 + "', 1, 'gap', 0, 0, 1)",
-		"insert far away": "INSERT INTO records " + columns + " VALUES (9, 0, 'x', '" + run1 + "', 1, 'gap', 0, 0, 1)",
+			"', 1, 'gap', 0, 0, 1, zeroblob(32)) ON CONFLICT DO UPDATE SET kind = 'gap'",
+		"insert before":         "INSERT INTO records " + columns + " VALUES (0, 0, 'x', '" + run1 + "', 1, 'gap', 0, 0, 1, zeroblob(32))",
+		"insert without a hash": "INSERT INTO records " + strings.Replace(columns, ", hash", "", 1) + " VALUES (4, 0, 'x', '" + run1 + "', 1, 'gap', 0, 0, 1)",
+		"insert far away":       "INSERT INTO records " + columns + " VALUES (9, 0, 'x', '" + run1 + "', 1, 'gap', 0, 0, 1, zeroblob(32))",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
