@@ -10,7 +10,9 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
+	"github.com/countersign-mesh/countersign/pkg/audit/chain"
 	auditv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/audit/v1"
 	"github.com/countersign-mesh/countersign/services/audit/internal/rpc"
 )
@@ -145,6 +147,31 @@ func TestAWatcherWithoutAPositionSeesWhatComes(t *testing.T) {
 			return
 		}
 	}
+}
+
+func TestAWatcherFromTheStartSeesTheWholeTrailInOrder(t *testing.T) {
+	t.Parallel()
+	f := start(t)
+	f.mustRecord(t, "/ledger", decisions(1, 250)...)
+	want := all(t, f)
+	stream := watch(t, f, &auditv1.WatchDecisionsRequest{FromStart: true})
+	v := chain.NewVerifier()
+	for i, w := range want {
+		response, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !proto.Equal(w, response.GetRecord()) {
+			t.Fatalf("record %d is %v, want %v", i+1, response.GetRecord(), w)
+		}
+		v.Add(response.GetRecord())
+	}
+	if report := v.Report(); report.Found > 0 || report.Records < 250 {
+		t.Errorf("%d records, findings %v", report.Records, report.Findings)
+	}
+	// It goes on live, and a position goes before the start.
+	f.mustRecord(t, "/ledger", decision(251))
+	wantNext(t, watch(t, f, &auditv1.WatchDecisionsRequest{FromStart: true, Filter: ofLedger, AfterPosition: want[len(want)-1].GetPosition()}), 251, 251)
 }
 
 func TestAWatcherCannotResumeFromTheFuture(t *testing.T) {

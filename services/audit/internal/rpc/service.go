@@ -128,7 +128,7 @@ func (s *Service) WatchDecisions(request *auditv1.WatchDecisionsRequest, stream 
 	if position > head {
 		return s.status(ctx, errFuture)
 	}
-	if position == 0 {
+	if position == 0 && !request.GetFromStart() {
 		position = head
 	}
 	for live := false; ; live = true {
