@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding/gzip"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/dynamicpb"
 
 	"github.com/countersign-mesh/countersign/e2e/internal/bank"
 	"github.com/countersign-mesh/countersign/pkg/identity"
@@ -40,7 +41,7 @@ func testDenyMatrix(t *testing.T, mesh *bank.Mesh) {
 	served := servedBy(t, mesh)
 	allServed(t, methods, served)
 
-	var allowed, denied int
+	var letIn, denied int
 	decisions := make(map[string]string)
 	for _, actor := range everybody() {
 		self := mesh.Identity(t, actor)
@@ -49,14 +50,15 @@ func testDenyMatrix(t *testing.T, mesh *bank.Mesh) {
 			conn := mesh.Dial(t, self, server)
 			for _, method := range methods {
 				cell := actor + " → " + server + " " + method.Full
-				want := parsed.Decide(policy.Call{Method: method.Full, Peer: &identity.Peer{ID: id}}).Allowed
-				if naive[method.Full][self.ID()] != want {
-					t.Errorf("%s: the library decides %t, the bare file says %t", cell, want, !want)
+				// Each call is made with an empty request, which is what conditions are about.
+				want := parsed.Decide(policy.Call{Method: method.Full, Peer: &identity.Peer{ID: id}, Request: dynamicpb.NewMessage(method.Input)}).Allowed
+				if bare := naive[method.Full][self.ID()]; bare != conditional && (bare == allowed) != want {
+					t.Errorf("%s: the library decides %t, the bare file says otherwise", cell, want)
 				}
 				err := bank.Call(t.Context(), conn, method)
 				switch {
 				case want && slices.Contains(served[server], method.Service):
-					allowed++
+					letIn++
 					if !bank.LetIn(err) {
 						t.Errorf("%s: want let in, got %v", cell, err)
 					}
@@ -78,8 +80,8 @@ func testDenyMatrix(t *testing.T, mesh *bank.Mesh) {
 		}
 	}
 	t.Logf("%d identities × %d methods × %d servers: %d cells let in, %d denied",
-		len(everybody()), len(methods), len(bank.Services()), allowed, denied)
-	if allowed == 0 || denied == 0 {
+		len(everybody()), len(methods), len(bank.Services()), letIn, denied)
+	if letIn == 0 || denied == 0 {
 		t.Error("a matrix with one colour tests nothing")
 	}
 }
@@ -140,34 +142,57 @@ func testMalformed(t *testing.T, mesh *bank.Mesh) {
 	}
 }
 
-// readNaively reads a policy as nothing but YAML: method → SPIFFE ID → allowed.
-func readNaively(t *testing.T, text []byte) map[string]map[string]bool {
+// bare is what a reader of nothing but YAML makes of a method and a peer.
+type bare int
+
+const (
+	nothing bare = iota
+	allowed
+	conditional
+)
+
+// readNaively reads a policy as nothing but YAML: method → SPIFFE ID → what is said of it. It knows what the bank's policy uses and refuses the rest.
+func readNaively(t *testing.T, text []byte) map[string]map[string]bare {
 	t.Helper()
 	var file struct {
 		TrustDomain string `yaml:"trust_domain"`
 		Services    map[string]struct {
 			Methods map[string]struct {
-				Allow []struct{ Peer string }
+				Allow, Deny []struct {
+					Peer, When string
+					Shadow     bool
+				}
 			}
 		}
+		Include []any
+		Shadow  bool
 	}
 	if err := yaml.Unmarshal(text, &file); err != nil {
 		t.Fatal(err)
 	}
-	allows := make(map[string]map[string]bool)
-	for service, rules := range file.Services {
-		for method, rule := range rules.Methods {
-			peers := make(map[string]bool)
+	if len(file.Include) > 0 || file.Shadow {
+		t.Fatal("the bank's policy has more than this reader knows")
+	}
+	rules := make(map[string]map[string]bare)
+	for service, methods := range file.Services {
+		for method, rule := range methods.Methods {
+			peers := make(map[string]bare)
 			for _, allow := range rule.Allow {
+				if strings.Contains(allow.Peer, "*") || allow.Shadow || len(rule.Deny) > 0 {
+					t.Fatal("the bank's policy has more than this reader knows")
+				}
 				if strings.HasPrefix(allow.Peer, "/") {
 					allow.Peer = "spiffe://" + file.TrustDomain + allow.Peer
 				}
-				peers[allow.Peer] = true
+				peers[allow.Peer] = allowed
+				if allow.When != "" {
+					peers[allow.Peer] = conditional
+				}
 			}
-			allows["/"+service+"/"+method] = peers
+			rules["/"+service+"/"+method] = peers
 		}
 	}
-	return allows
+	return rules
 }
 
 // servedBy asks each server, as the operator, which services it serves.

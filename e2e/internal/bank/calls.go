@@ -33,6 +33,8 @@ type Method struct {
 	// Full is "/package.Service/Method".
 	Full, Service              string
 	ClientStream, ServerStream bool
+	// Input is what its requests are.
+	Input protoreflect.MessageDescriptor
 }
 
 // Methods returns every method of every service whose descriptor is linked in, ordered by name: the bank's, the mesh's, and
@@ -49,6 +51,7 @@ func Methods() []Method {
 					Service:      string(service.FullName()),
 					ClientStream: m.IsStreamingClient(),
 					ServerStream: m.IsStreamingServer(),
+					Input:        m.Input(),
 				})
 			}
 		}

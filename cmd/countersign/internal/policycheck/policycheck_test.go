@@ -81,7 +81,7 @@ func TestCoverageIsCheckedInBothDirections(t *testing.T) {
 		"a service of another version": {
 			"bank.risk.v1.RiskService", "bank.risk.v2.RiskService", []string{
 				"bank.yaml:{}:3: the contracts have no service bank.risk.v2.RiskService; did you mean bank.risk.v1.RiskService?",
-				"bank.yaml:8:1: the service bank.risk.v1.RiskService has no rules; add it under services:",
+				"bank.yaml:11:1: the service bank.risk.v1.RiskService has no rules; add it under services:",
 			}, "bank.risk.v2",
 		},
 		"a service of others, with a condition": {
