@@ -29,6 +29,7 @@ services:
           - {peer: /asked, when: request.x > 1}
           - peer: /limited
           - {peer: /closed, when: request.x > 1}
+          - {peer: /revoked, when: request.x > 1}
         deny:
           - {peer: /limited, when: request.x > 9}
           - {peer: /refused, when: request.x > 9}

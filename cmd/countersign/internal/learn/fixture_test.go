@@ -82,9 +82,9 @@ func (m *mesh) line(t *testing.T, part string) string {
 	return fmt.Sprintf("p.yaml:%d", strings.Count(before, "\n")+1)
 }
 
-// seen adds decisions of a peer's calls; with a rule that let them in, or a reason to deny them.
+// seen adds decisions of a peer's calls, newest first; with a rule that let them in, or a reason to deny them.
 func (m *mesh) seen(n int, peer, method, rule, reason string, change ...func(*auditv1.Decision)) {
-	for i := range n {
+	for i := n - 1; i >= 0; i-- {
 		d := &auditv1.Decision{
 			DecideTime: timestamppb.New(noon.Add(time.Duration(i) * time.Minute)), PeerId: peer, Method: method,
 			Verdict: auditv1.Verdict_VERDICT_ALLOWED, Rule: rule, Reason: reason, PolicyVersion: m.version,

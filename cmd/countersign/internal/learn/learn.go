@@ -120,11 +120,12 @@ func (l *Learner) pair(pairs map[pair]*pairing, d *auditv1.Decision) *pairing {
 	found := pairs[key]
 	if found == nil {
 		found = &pairing{rules: make(map[*policy.Rule]*Span)}
-		if len(l.allowed)+len(l.withdrawn)+len(l.denied) < maxGroups {
+		switch {
+		case len(l.allowed)+len(l.withdrawn)+len(l.denied) < maxGroups:
 			pairs[key] = found
-		} else if d.GetVerdict() == auditv1.Verdict_VERDICT_ALLOWED {
+		case d.GetVerdict() == auditv1.Verdict_VERDICT_ALLOWED:
 			l.overflow.allowed++
-		} else {
+		default:
 			l.overflow.others++
 		}
 	}

@@ -105,6 +105,45 @@ func TestARuleIsUsedOrNotOrMayBe(t *testing.T) {
 	}
 }
 
+// A record of the same version names a line, and the line has the rule, however much else there is for the same peer or in the same line.
+func TestARuleIsKnownByItsPlace(t *testing.T) {
+	t.Parallel()
+	const text = `trust_domain: bank.test
+services:
+  bank.ledger.v1.LedgerService:
+    methods:
+      PostTransfer:
+        allow:
+          - {peer: /a, when: request.transfer_id == 'one'}
+          - {peer: /a, when: request.transfer_id == 'two'}
+      GetBalance: {allow: [{peer: /a, when: request.account_id == 'one'}, {peer: /b, when: request.account_id == 'two'}, {peer: /a, when: request.account_id == 'three', shadow: true}], deny: [{peer: /a, when: request.account_id == 'four'}]}
+`
+	for name, test := range map[string]struct {
+		add  func(m *mesh)
+		want string
+	}{
+		"the second of two for a peer": {func(m *mesh) { m.seen(1, "/a", post, "p.yaml:8", "") }, "'two'"},
+		"that of the peer in a line":   {func(m *mesh) { m.seen(1, "/b", balance, "p.yaml:9", "") }, "'two'"},
+		"that which allows":            {func(m *mesh) { m.seen(1, "/a", balance, "p.yaml:9", "") }, "'one'"},
+		"that which denies":            {func(m *mesh) { m.seen(1, "/a", balance, "p.yaml:9", "denied") }, "'four'"},
+		"that in shadow": {func(m *mesh) {
+			m.seen(1, "/a", balance, "", "denied", func(d *auditv1.Decision) { d.ShadowRule = "p.yaml:9" })
+		}, "'three'"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newMesh(t, text)
+			all := m.section(t, "Rules that never decided")
+			test.add(m)
+			unused := m.section(t, "Rules that never decided")
+			used := slices.DeleteFunc(all, func(row string) bool { return slices.Contains(unused, row) })
+			if maybe := m.section(t, "Rules that may have"); len(used) != 1 || !strings.Contains(used[0], test.want) || len(maybe) > 0 {
+				t.Errorf("used are %v and maybe %v, want %s", used, maybe, test.want)
+			}
+		})
+	}
+}
+
 func TestDenialsThatRecurSayWhatWouldAllowThem(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, text)
