@@ -89,6 +89,16 @@ func TestPolicyApply(t *testing.T) {
 			}
 		})
 	}
+	t.Run("the audit log knows which rules were used", func(t *testing.T) {
+		out, code := mesh.CLI(t, "policy", "learn", "--format=markdown", "--least=least.yaml")
+		unused := regexp.MustCompile(`(?s)## Rules that never decided\n.*?\n## `).FindString(out)
+		if code != 0 || !strings.Contains(unused, "LedgerService/PostTransfer | allow | /payments") || strings.Contains(unused, "CheckTrialBalance") {
+			t.Errorf("exit code %d:\n%s", code, out)
+		}
+		if out, code := mesh.CLI(t, "policy", "apply", "least.yaml", "--dry-run"); code != 0 || strings.Contains(out, "CheckTrialBalance") {
+			t.Errorf("the least policy: exit code %d:\n%s", code, out)
+		}
+	})
 }
 
 // checkBalance has the operator check the trial balance over and over, until the test ends.
