@@ -14,6 +14,7 @@ import (
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/console"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/contracts"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/dial"
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/policyview"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/rollout"
 	"github.com/countersign-mesh/countersign/pkg/policy"
 	auditv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/audit/v1"
@@ -24,7 +25,7 @@ type policyApplyCommand struct {
 	policyFlags
 	auditServer
 	New        string        `arg:"" expects:"the file with the new policy" help:"The file with the new policy. What it includes is read beside the file that it takes the place of."`
-	Tests      string        `placeholder:"TABLE" help:"A table of tests, as policy test has it, that the new policy must pass."`
+	Tests      string        `placeholder:"TABLE" help:"A table of tests, as policy test has it, that the new policy must pass; by default the one beside it, if there is one: new_test.yaml for new.yaml."`
 	Watch      time.Duration `default:"30s" placeholder:"DURATION" help:"How long the decisions are watched once the new policy is in force (${default})."`
 	NoWatch    bool          `name:"no-watch" help:"Do not watch the decisions. The old policy is then put back only when a service does not take the new one."`
 	MaxDenials int           `default:"0" placeholder:"N" help:"How many calls may be denied meanwhile that the old policy let in (${default}). More put the old policy back."`
@@ -114,13 +115,29 @@ func (c *policyApplyCommand) prepare(path string, set *contracts.Set) (rollout.C
 	if err := change.New.Covers(methodsOf(change.New, set)); err != nil {
 		return rollout.Change{}, fmt.Errorf("the new policy and the services do not fit each other:\n%w", err)
 	}
-	if c.Tests == "" {
-		return change, nil
+	table, err := c.table()
+	if err != nil || table == "" {
+		return change, err
 	}
-	if err := runTests(c.Tests, change.New, set); err != nil {
-		return rollout.Change{}, fmt.Errorf("the new policy does not pass the tests of %s:\n%w", c.Tests, err)
+	if err := runTests(table, change.New, set); err != nil {
+		return rollout.Change{}, fmt.Errorf("the new policy does not pass the tests of %s:\n%w", table, err)
 	}
 	return change, nil
+}
+
+// table is the table of tests that the new policy must pass: the one that is named, or else the one that stands beside it, if there is one.
+func (c *policyApplyCommand) table() (string, error) {
+	if c.Tests != "" {
+		return c.Tests, nil
+	}
+	beside := tableOf(c.New)
+	switch _, err := os.Stat(beside); {
+	case errors.Is(err, os.ErrNotExist):
+		return "", nil
+	case err != nil:
+		return "", fmt.Errorf("look for the tests of the new policy: %w", err)
+	}
+	return beside, nil
 }
 
 // methodsOf are the methods of all services that the policy must have rules for, and of those others that it has rules for.
@@ -140,20 +157,10 @@ func methodsOf(p *policy.Policy, set *contracts.Set) map[string][]string {
 	return methods
 }
 
-// show says what the change comes to.
+// show says what the change comes to: who gains and who loses what.
 func (c *policyApplyCommand) show(s *session, change rollout.Change) {
-	lines := change.Difference()
 	s.out.Printf("%s: policy %s takes the place of %s.\n", change.Path, change.New.Version(), change.Old.Version())
-	if len(lines) == 0 {
-		s.out.Printf("  It allows and denies what the old one does.\n")
-	}
-	for _, line := range lines {
-		tone := console.Good
-		if strings.HasPrefix(line, "-") {
-			tone = console.Bad
-		}
-		s.out.Printf("  %s\n", s.out.Say(tone, line))
-	}
+	policyview.WriteChanges(s.out, policyview.Diff(change.Old, change.New))
 }
 
 // keepsRevocations fails when the new policy believes again whom the old one does not, and nobody said that this is meant: a file that was written

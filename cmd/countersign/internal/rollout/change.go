@@ -3,8 +3,6 @@ package rollout
 import (
 	"bytes"
 	"fmt"
-	"maps"
-	"slices"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -45,54 +43,6 @@ func Prepare(path, name string, text []byte, descriptors policy.Descriptors) (Ch
 
 // Same reports whether there is nothing to change.
 func (c Change) Same() bool { return bytes.Equal(c.Old.Source().Main(), c.New.Source().Main()) }
-
-// Difference says which rules the change takes away, with a "-", and which it adds, with a "+", in order.
-func (c Change) Difference() []string {
-	before, after := statements(c.Old), statements(c.New)
-	var lines []string
-	for _, line := range slices.Sorted(maps.Keys(merged(before, after))) {
-		switch {
-		case !after[line]:
-			lines = append(lines, "- "+line)
-		case !before[line]:
-			lines = append(lines, "+ "+line)
-		}
-	}
-	return lines
-}
-
-func merged(a, b map[string]bool) map[string]bool {
-	all := maps.Clone(a)
-	maps.Copy(all, b)
-	return all
-}
-
-// statements are all that a policy says, each as one line.
-func statements(p *policy.Policy) map[string]bool {
-	said := make(map[string]bool)
-	for service := range p.Services() {
-		for _, pattern := range service.ServedBy {
-			said[fmt.Sprintf("%s served_by %s", service.Name, pattern)] = true
-		}
-		for _, m := range service.Methods {
-			for _, r := range m.Rules {
-				said[statement(m, r)] = true
-			}
-		}
-	}
-	return said
-}
-
-func statement(m *policy.Method, r *policy.Rule) string {
-	line := fmt.Sprintf("%s %s %s", m.Full, r.Effect, r.Peer)
-	if r.When != "" {
-		line += " when " + r.When
-	}
-	if r.Shadow {
-		line += " (in shadow)"
-	}
-	return line
-}
 
 // Unrevoked are the revocations of the old policy that the new one does not have, as its file has them.
 func (c Change) Unrevoked() ([]string, error) {
