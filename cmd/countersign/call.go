@@ -25,7 +25,7 @@ type callCommand struct {
 }
 
 func (c *callCommand) Run(ctx context.Context, s *session) error {
-	in, done, err := requests(c.Data, s.stdin)
+	in, done, err := requests("-d", c.Data, s.stdin)
 	if err != nil {
 		return err
 	}
@@ -51,8 +51,8 @@ func streamEnded(interrupted context.Context, err error) bool {
 	return ok && failed.Stream && failed.Status.Code() == codes.Canceled && interrupted.Err() != nil
 }
 
-// requests opens what -d names.
-func requests(data string, stdin io.Reader) (in io.Reader, done func() error, err error) {
+// requests opens what a flag names.
+func requests(flag, data string, stdin io.Reader) (in io.Reader, done func() error, err error) {
 	nothing := func() error { return nil }
 	switch {
 	case data == "-":
@@ -60,7 +60,7 @@ func requests(data string, stdin io.Reader) (in io.Reader, done func() error, er
 	case strings.HasPrefix(data, "@"):
 		file, err := os.Open(data[1:])
 		if err != nil {
-			return nil, nil, fmt.Errorf("-d: %w", err)
+			return nil, nil, fmt.Errorf("%s: %w", flag, err)
 		}
 		return file, file.Close, nil
 	default:

@@ -11,13 +11,14 @@ import (
 
 // policyCommand is what there is to do with policy files.
 type policyCommand struct {
-	Check  policyCheckCommand  `cmd:"" help:"Check a policy file: its own mistakes, and where it and the contracts of the services do not fit each other."`
-	Test   policyTestCommand   `cmd:"" help:"Hold a policy file against a table of tests: calls, and what is to be decided on them."`
-	Matrix policyMatrixCommand `cmd:"" help:"Show who may call what: callers and methods."`
-	Graph  policyGraphCommand  `cmd:"" help:"Draw who calls whom, for Mermaid or Graphviz."`
-	Diff   policyDiffCommand   `cmd:"" help:"Say what a change of policy means: which peer gains or loses which method."`
-	Apply  policyApplyCommand  `cmd:"" help:"Put another policy in place, watch what it denies, and put the old one back when calls are denied that were let in before."`
-	Learn  policyLearnCommand  `cmd:"" help:"From the audit log: rules that were never used, denials that recur, and the least policy that would do."`
+	Check   policyCheckCommand   `cmd:"" help:"Check a policy file: its own mistakes, and where it and the contracts of the services do not fit each other."`
+	Test    policyTestCommand    `cmd:"" help:"Hold a policy file against a table of tests: calls, and what is to be decided on them."`
+	Explain policyExplainCommand `cmd:"" help:"Say what is decided on a call, and why; whether the running servers decide the same."`
+	Matrix  policyMatrixCommand  `cmd:"" help:"Show who may call what: callers and methods."`
+	Graph   policyGraphCommand   `cmd:"" help:"Draw who calls whom, for Mermaid or Graphviz."`
+	Diff    policyDiffCommand    `cmd:"" help:"Say what a change of policy means: which peer gains or loses which method."`
+	Apply   policyApplyCommand   `cmd:"" help:"Put another policy in place, watch what it denies, and put the old one back when calls are denied that were let in before."`
+	Learn   policyLearnCommand   `cmd:"" help:"From the audit log: rules that were never used, denials that recur, and the least policy that would do."`
 }
 
 // policyFlags are the flags of a command that reads a policy.
