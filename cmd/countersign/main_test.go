@@ -85,7 +85,7 @@ func TestHelpListsEveryCommand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, command := range []string{"up", "down", "status", "demo", "svid show", "svid write", "svid watch", "call", "proxy", "audit show", "peers", "revoke", "policy apply", "policy learn"} {
+	for _, command := range []string{"up", "down", "status", "demo", "svid show", "svid write", "svid watch", "call", "proxy", "audit show", "policy check", "policy test", "policy explain", "peers", "revoke", "policy apply", "policy learn"} {
 		if !strings.Contains(out, "\n  "+command+" ") {
 			t.Errorf("%q is not in the help:\n%s", command, out)
 		}
