@@ -81,7 +81,7 @@ func TestCoverageIsCheckedInBothDirections(t *testing.T) {
 		"a service of another version": {
 			"bank.risk.v1.RiskService", "bank.risk.v2.RiskService", []string{
 				"bank.yaml:{}:3: the contracts have no service bank.risk.v2.RiskService; did you mean bank.risk.v1.RiskService?",
-				"bank.yaml:11:1: the service bank.risk.v1.RiskService has no rules; add it under services:",
+				"bank.yaml:{services}:1: the service bank.risk.v1.RiskService has no rules; add it under services:",
 			}, "bank.risk.v2",
 		},
 		"a service of others, with a condition": {
@@ -124,7 +124,7 @@ func TestCoverageIsCheckedInBothDirections(t *testing.T) {
 				t.Fatalf("there are %d errors, want %d:\n%s", len(r.Errors), len(test.want), lines(r.Errors))
 			}
 			for i, want := range test.want {
-				want = strings.NewReplacer("{}", fmt.Sprint(at), "{-3}", fmt.Sprint(at-3), "{1}", fmt.Sprint(at+1)).Replace(want)
+				want = strings.NewReplacer("{}", fmt.Sprint(at), "{-3}", fmt.Sprint(at-3), "{1}", fmt.Sprint(at+1), "{services}", fmt.Sprint(lineOf(t, text, "\nservices:")+1)).Replace(want)
 				if got := r.Errors[i].Error(); !strings.HasPrefix(got, want) {
 					t.Errorf("the error is\n%s\nwant\n%s", got, want)
 				}
