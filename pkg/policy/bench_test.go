@@ -11,11 +11,15 @@ import (
 
 // A call that a rule without a condition allows costs no allocation, whichever way the rule names its peer.
 func TestDecideDoesNotAllocate(t *testing.T) {
-	rules := []string{"peer: /a", "peer: /tree/**", `peer: "spiffe://partner.test/**"`, `peer: /both/**, when: "false"`, "peer: /both/x"}
+	rules := []string{
+		"peer: /a", "peer: /tree/**", `peer: "spiffe://partner.test/**"`, `peer: /both/**, when: "false"`, "peer: /both/x",
+		// A condition is not evaluated where a rule without one allows the call.
+		"peer: /maybe, when: peer.path != '/maybe'", "peer: /maybe", "peer: /perhaps/x, when: peer.path == '/perhaps/x'", "peer: /perhaps/**",
+	}
 	plain := mustParse(t, methodText(nil, rules))
 	// A rule that denies somebody else costs the others nothing, nor does one in shadow, nor does a list of the revoked.
 	beside := mustParse(t, "revoked: [{id: /stolen}, {serial: c0ffee}]\n"+methodText([]string{"peer: /a/**", "peer: /tree/x/y"}, append(rules, "peer: /z/**, shadow: true")))
-	for _, peer := range []string{"/a", "/tree/x", "/tree/x/y/z/0/1/2/3", "spiffe://partner.test/x", "/both/x"} {
+	for _, peer := range []string{"/a", "/tree/x", "/tree/x/y/z/0/1/2/3", "spiffe://partner.test/x", "/both/x", "/maybe", "/perhaps/x"} {
 		for name, parsed := range map[string]*policy.Policy{"rules that allow": plain, "others beside them": beside} {
 			call := callOf(getBalance, workload(t, peer))
 			call.Peer.Serial = "a1"
