@@ -27,6 +27,8 @@ func TestADecisionBecomesAMessage(t *testing.T) {
 		Reason:        "no rule names this peer",
 		PolicyVersion: "0123456789abcdef",
 		TraceID:       [16]byte{0x4b, 15: 0x36},
+		ShadowRule:    "bank.yaml:104",
+		ShadowAllowed: true,
 	}}
 	want := &auditv1.Record{Sequence: 7, Event: &auditv1.Record_Decision{Decision: &auditv1.Decision{
 		DecisionId:    "ab000000000000000000000000000001",
@@ -39,9 +41,34 @@ func TestADecisionBecomesAMessage(t *testing.T) {
 		Reason:        "no rule names this peer",
 		PolicyVersion: "0123456789abcdef",
 		TraceId:       "4b000000000000000000000000000036",
+		ShadowVerdict: auditv1.Verdict_VERDICT_ALLOWED,
+		ShadowRule:    "bank.yaml:104",
 	}}}
 	if diff := cmp.Diff(want, e.record(7), protocmp.Transform()); diff != "" {
 		t.Errorf("message differs (-want +got):\n%s", diff)
+	}
+}
+
+func TestVerdictsBecomeMessages(t *testing.T) {
+	t.Parallel()
+	const none, allowed, denied = auditv1.Verdict_VERDICT_UNSPECIFIED, auditv1.Verdict_VERDICT_ALLOWED, auditv1.Verdict_VERDICT_DENIED
+	for name, test := range map[string]struct {
+		decision        Decision
+		verdict, shadow auditv1.Verdict
+	}{
+		"allowed":                       {Decision{Allowed: true}, allowed, none},
+		"denied":                        {Decision{}, denied, none},
+		"allowed, and denied in shadow": {Decision{Allowed: true, ShadowRule: "bank.yaml:104"}, allowed, denied},
+		"denied, and allowed in shadow": {Decision{ShadowRule: "bank.yaml:104", ShadowAllowed: true}, denied, allowed},
+		"a shadow verdict that no rule stands for": {Decision{ShadowAllowed: true}, denied, none},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := test.decision.message()
+			if m.GetVerdict() != test.verdict || m.GetShadowVerdict() != test.shadow || m.GetShadowRule() != test.decision.ShadowRule {
+				t.Errorf("message %v, want %v, and %v in shadow by %q", m, test.verdict, test.shadow, test.decision.ShadowRule)
+			}
+		})
 	}
 }
 
@@ -59,7 +86,7 @@ func TestWhateverACallerSendsTheMessageIsValid(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			q := NewQueue(nil)
-			q.Record(Decision{Time: time.Now(), PeerID: text, Method: text, Rule: text, Reason: text, PolicyVersion: text})
+			q.Record(Decision{Time: time.Now(), PeerID: text, Method: text, Rule: text, Reason: text, PolicyVersion: text, ShadowRule: text})
 			r := q.slot(1).record(1)
 			if err := protovalidate.Validate(r); err != nil {
 				t.Error(err)
