@@ -140,6 +140,22 @@ func TestAnIncludedFileIsRefused(t *testing.T) {
 			included().with(t, "main.yaml", "[bank.ledger.v1.LedgerService, bank.payments.v1.PaymentService]", "[bank.payments.v1.PaymentService]"),
 			[]string{"teams/money.yaml:3:3: the file that includes this one lets it have no rules for bank.ledger.v1.LedgerService; it would have to stand there under services"},
 		},
+		"each service that it must not have": {
+			included().with(t, "risk.yaml", "services:\n", "services:\n  a.A: {methods: {Get: {}}}\n  z.Z: {methods: {Get: {allow: [{peer: /x/}]}}}\n"),
+			[]string{
+				"risk.yaml:3:3: the file that includes this one lets it have no rules for a.A; it would have to stand there under services",
+				"risk.yaml:4:3: the file that includes this one lets it have no rules for z.Z; it would have to stand there under services",
+			},
+		},
+		"each service that stands elsewhere, and what is wrong in the next": {
+			included().with(t, "main.yaml", "[bank.risk.v1.RiskService]", "[bank.risk.v1.RiskService, bank.accounts.v1.AccountService, bank.ledger.v1.LedgerService]").
+				with(t, "risk.yaml", "services:\n", accounts+"  bank.ledger.v1.LedgerService:\n    methods:\n      GetBalance: {}\n").with(t, "risk.yaml", "/payments/**", "/x/"),
+			[]string{
+				"risk.yaml:3:3: bank.accounts.v1.AccountService has its rules already at main.yaml:8",
+				"risk.yaml:6:3: bank.ledger.v1.LedgerService has its rules already at money.yaml:3",
+				`risk.yaml:16:13: peer "/x/": no SPIFFE ID: path cannot have a trailing slash`,
+			},
+		},
 		"a service of another included file": {
 			included().with(t, "risk.yaml", "services:\n", "services:\n  bank.payments.v1.PaymentService:\n    methods: {GetPayment: {}}\n"),
 			[]string{"risk.yaml:3:3: the file that includes this one lets it have no rules for bank.payments.v1.PaymentService; it would have to stand there under services"},
@@ -207,6 +223,10 @@ func TestAnIncludedFileIsRefused(t *testing.T) {
 			included().with(t, "main.yaml", "file: risk.yaml", "file: ../risk.yaml"),
 			[]string{`main.yaml:5:5: "../risk.yaml" does not lie in the directory of this file or below; write its path relative to that`},
 		},
+		"a path that leads out, before one that does not": {
+			included().with(t, "main.yaml", "file: teams/money.yaml", "file: ../money.yaml"),
+			[]string{`main.yaml:3:5: "../money.yaml" does not lie in the directory of this file or below; write its path relative to that`},
+		},
 		"a path that leads out on its way": {
 			included().with(t, "main.yaml", "file: risk.yaml", "file: teams/../../risk.yaml"),
 			[]string{`main.yaml:5:5: "teams/../../risk.yaml" does not lie in the directory of this file or below; write its path relative to that`},
@@ -262,6 +282,16 @@ func TestAPolicyMayConsistOfIncludedFilesAlone(t *testing.T) {
 	}
 }
 
+func TestAPolicyMayHaveAsManyServicesAsIncludedFiles(t *testing.T) {
+	t.Parallel()
+	loaded := mustLoad(t, included().with(t, "main.yaml", "  - file: risk.yaml\n    services: [bank.risk.v1.RiskService]\n", ""))
+	for _, method := range []string{"/bank.accounts.v1.AccountService/GetAccount", "/bank.ledger.v1.LedgerService/GetBalance"} {
+		if got := loaded.Decide(callOf(method, workload(t, "/gateway"))); !got.Allowed {
+			t.Errorf("%s: %+v", method, got)
+		}
+	}
+}
+
 func TestWhatIsNotReadFromAFileIncludesNoOther(t *testing.T) {
 	t.Parallel()
 	_, err := policy.Parse("main.yaml", []byte(mainText))
@@ -272,6 +302,11 @@ func TestWhatIsNotReadFromAFileIncludesNoOther(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("the error is %v, want %s", err, want)
 		}
+	}
+	// Nor itself, though that be at hand.
+	_, err = policy.Parse("main.yaml", []byte("trust_domain: bank.test\ninclude:\n  - {file: main.yaml, services: [a.A]}\n"))
+	if want := `main.yaml:3:6: "main.yaml": a policy that is not read from a file includes no other`; err == nil || err.Error() != want {
+		t.Errorf("the error is %v, want %s", err, want)
 	}
 }
 

@@ -191,6 +191,7 @@ func TestARuleStandsOnce(t *testing.T) {
 		"twice, each with its own why": {nil, []string{"peer: /a, why: x", "peer: /a, why: y"}, `p.yaml:8:14: peer "/a" stands already`},
 		"twice, short and whole":       {nil, []string{"peer: /a", `peer: "spiffe://bank.test/a"`}, `p.yaml:8:14: peer "spiffe://bank.test/a" stands already under allow at p.yaml:7`},
 		"twice, with others between":   {nil, []string{"peer: /a", "peer: /b", "peer: /a"}, `p.yaml:9:14: peer "/a" stands already under allow at p.yaml:7`},
+		"twice, and another one too":   {nil, []string{"peer: /a", "peer: /a", "peer: /b", "peer: /b"}, `p.yaml:10:14: peer "/b" stands already under allow at p.yaml:9`},
 		"twice with one condition":     {nil, []string{"peer: /a, " + ifX, "peer: /a, " + ifX}, `p.yaml:8:14: peer "/a" stands already`},
 		"under allow and under deny":   {[]string{"peer: /a"}, []string{"peer: /a"}, ""},
 		"with two conditions":          {nil, []string{"peer: /a, " + ifX, "peer: /a, " + ifY}, ""},
