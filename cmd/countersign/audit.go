@@ -5,28 +5,27 @@ import (
 	"fmt"
 	"time"
 
-	"google.golang.org/grpc"
-
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/console"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/dial"
 	auditv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/audit/v1"
 )
 
 type auditCommand struct {
-	Show auditShowCommand `cmd:"" help:"Show one decision, with the reason that its caller was not told."`
+	Show   auditShowCommand   `cmd:"" help:"Show one decision, with the reason that its caller was not told."`
+	Query  auditQueryCommand  `cmd:"" help:"List decisions, newest first."`
+	Tail   auditTailCommand   `cmd:"" help:"Follow decisions as they are stored. Ctrl-C ends it."`
+	Verify auditVerifyCommand `cmd:"" help:"Check that nobody changed, moved or took away a record, of the running service or in a file. Exits with 1 when somebody did."`
 }
 
 type auditShowCommand struct {
 	workload
-	ID     string `arg:"" expects:"a decision's ID, from the error of a denied call" help:"The decision's ID: 32 hexadecimal digits, from the error of a denied call."`
-	Addr   string `default:"audit" placeholder:"ADDR" help:"The audit service: HOST:PORT, or the name of a service of the mesh that runs in --run-dir (${default})."`
-	Expect string `default:"/audit" placeholder:"ID" help:"The SPIFFE ID that it must have (${default})."`
+	auditService
+	ID string `arg:"" expects:"a decision's ID, from the error of a denied call" help:"The decision's ID: 32 hexadecimal digits, from the error of a denied call."`
 }
 
 func (c *auditShowCommand) Run(ctx context.Context, s *session) error {
-	to := server{Addr: c.Addr, Expect: c.Expect}
-	return to.dialled(ctx, s, c.workload, func(_ *dial.Workload, conn *grpc.ClientConn) error {
-		d, err := findDecision(ctx, auditv1.NewAuditServiceClient(conn), c.ID)
+	return c.dialled(ctx, s, c.workload, func(_ *dial.Workload, client auditv1.AuditServiceClient) error {
+		d, err := findDecision(ctx, client, c.ID)
 		if err != nil {
 			return dial.Explain(err)
 		}
@@ -67,17 +66,19 @@ func findDecision(ctx context.Context, client auditv1.AuditServiceClient, id str
 }
 
 func showDecision(out *console.Console, d *auditv1.Decision) {
-	verdict := console.Cell{Text: "allowed", Tone: console.Good}
-	if d.GetVerdict() == auditv1.Verdict_VERDICT_DENIED {
-		verdict = console.Cell{Text: "denied", Tone: console.Bad}
+	shadow := console.Cell{Text: none}
+	if d.GetShadowVerdict() != auditv1.Verdict_VERDICT_UNSPECIFIED {
+		shadow = verdictCell(d.GetShadowVerdict())
+		shadow.Text = fmt.Sprintf("would be %s by %s", shadow.Text, or(d.GetShadowRule()))
 	}
 	for _, line := range []struct {
 		name string
 		console.Cell
 	}{
-		{"verdict", verdict},
+		{"verdict", verdictCell(d.GetVerdict())},
 		{"reason", console.Cell{Text: or(d.GetReason()), Tone: console.Wary}},
 		{"rule", console.Cell{Text: or(d.GetRule())}},
+		{"shadow", shadow},
 		{"method", console.Cell{Text: d.GetMethod()}},
 		{"caller", console.Cell{Text: or(d.GetPeerId())}},
 		{"its SVID", console.Cell{Text: or(d.GetPeerSerial())}},
@@ -86,6 +87,6 @@ func showDecision(out *console.Console, d *auditv1.Decision) {
 		{"policy", console.Cell{Text: or(d.GetPolicyVersion())}},
 		{"trace", console.Cell{Text: or(d.GetTraceId())}},
 	} {
-		out.Printf("%s  %s\n", out.Say(console.Faint, fmt.Sprintf("%-8s", line.name)), out.Say(line.Tone, line.Text))
+		out.Printf("%s  %s\n", out.Say(console.Faint, fmt.Sprintf("%-8s", line.name)), out.Say(line.Tone, console.Visible(line.Text)))
 	}
 }

@@ -49,6 +49,17 @@ func TestAMistakeOnTheCommandLineNamesTheFlag(t *testing.T) {
 		"a call of nothing":              {[]string{"call", "ledger"}, "expected a method, such as CheckTrialBalance (countersign call --help"},
 		"a call to nobody":               {[]string{"call"}, "expected a server, such as payments, and a method, such as"},
 		"a decision without its ID":      {[]string{"audit", "show"}, "expected a decision's ID, from the error of a denied call"},
+		"decisions about no ID":          {[]string{"audit", "query", "--peer=risk"}, "--peer: \"risk\" is no workload's SPIFFE ID"},
+		"and of no server":               {[]string{"audit", "tail", "--server=spiffe://bank.test"}, "--server: \"spiffe://bank.test\" is no workload's SPIFFE ID: it names a trust domain"},
+		"of a method that nobody has":    {[]string{"audit", "query", "--method=Steal"}, "--method: no service that this program knows has a method \"Steal\""},
+		"with half a verdict":            {[]string{"audit", "query", "--verdict=maybe"}, "--verdict must be one of"},
+		"since no time":                  {[]string{"audit", "query", "--since=yesterday"}, "--since: \"yesterday\" is no time; right would be 2026-11-05T09:30:00Z, or 10m"},
+		"until a time to come":           {[]string{"audit", "query", "--until=-10m"}, "--until: \"-10m\" is no time"},
+		"with a short ID":                {[]string{"audit", "query", "--decision=4b"}, "--decision: \"4b\" is no ID; right would be 32 lower-case hexadecimal digits"},
+		"and all mistakes at once":       {[]string{"audit", "tail", "--peer=risk", "--trace=x", "--after=-1"}, "--after: -1 is no position"},
+		"each of them":                   {[]string{"audit", "tail", "--peer=risk", "--trace=x", "--after=-1"}, "--trace: \"x\" is no ID"},
+		"none of them":                   {[]string{"audit", "query", "--limit=0"}, "--limit: 0 is not above zero"},
+		"a head that is none":            {[]string{"audit", "verify", "--expect=12"}, "--expect: \"12\" is no head"},
 		"an argument that looks missing": {[]string{"peers", "ledger", "<addr>"}, "unexpected argument <addr>"},
 		"a revocation of nobody":         {[]string{"revoke"}, "whom? Say one of --id, --serial and --authority"},
 		"of an empty name":               {[]string{"revoke", "--id="}, "right would be --id /risk"},
@@ -85,7 +96,7 @@ func TestHelpListsEveryCommand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, command := range []string{"up", "down", "status", "demo", "svid show", "svid write", "svid watch", "call", "proxy", "audit show", "policy check", "policy test", "policy explain", "peers", "revoke", "policy apply", "policy learn"} {
+	for _, command := range []string{"up", "down", "status", "demo", "svid show", "svid write", "svid watch", "call", "proxy", "audit show", "audit query", "audit tail", "audit verify", "policy check", "policy test", "policy explain", "peers", "revoke", "policy matrix", "policy graph", "policy diff", "policy apply", "policy learn"} {
 		if !strings.Contains(out, "\n  "+command+" ") {
 			t.Errorf("%q is not in the help:\n%s", command, out)
 		}
@@ -99,7 +110,7 @@ func TestWithoutAMeshEachCommandSaysWhatToStart(t *testing.T) {
 	t.Setenv("SPIFFE_ENDPOINT_SOCKET", "")
 	for name, args := range map[string][]string{
 		"status": {"status"}, "demo": {"demo"}, "svid": {"svid", "show"}, "call": {"call", "ledger", "CheckTrialBalance"},
-		"proxy": {"proxy", "ledger"}, "audit": {"audit", "show", "00"}, "peers": {"peers", "ledger"}, "revoke": {"revoke", "--id=/risk"},
+		"proxy": {"proxy", "ledger"}, "audit": {"audit", "show", "00"}, "audit query": {"audit", "query"}, "audit tail": {"audit", "tail"}, "audit verify": {"audit", "verify"}, "peers": {"peers", "ledger"}, "revoke": {"revoke", "--id=/risk"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := countersign(t, args...)
