@@ -1,6 +1,8 @@
 package mesh
 
 import (
+	"sync/atomic"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/countersign-mesh/countersign/pkg/audit"
@@ -43,5 +45,16 @@ func (r countingRecorder) Record(d audit.Decision) {
 	}
 	if r.next != nil {
 		r.next.Record(d)
+	}
+}
+
+// lateRecorder is a recorder for connections that are made before there is a way to the audit service, which is one of them. Until then nothing
+// is recorded, and nothing is called.
+type lateRecorder struct{ next atomic.Pointer[audit.Queue] }
+
+// Record implements audit.Recorder.
+func (r *lateRecorder) Record(d audit.Decision) {
+	if queue := r.next.Load(); queue != nil {
+		queue.Record(d)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/countersign-mesh/countersign/pkg/audit"
 	"github.com/countersign-mesh/countersign/pkg/authz"
 	"github.com/countersign-mesh/countersign/pkg/transport"
 )
@@ -20,6 +21,7 @@ type DialOption func(*dialOptions)
 type dialOptions struct {
 	serviceConfig string
 	tracer        trace.TracerProvider
+	recorder      audit.Recorder
 }
 
 // WithServiceConfig sets retries, deadlines and the like in gRPC's own terms, JSON. Without it calls are spread over all
@@ -33,6 +35,12 @@ func WithDialTracerProvider(p trace.TracerProvider) DialOption {
 	return func(o *dialOptions) { o.tracer = p }
 }
 
+// WithDialRecorder sends to r each call that the own policy does not let the process make: it never reaches the server that would record it. By
+// default none is recorded.
+func WithDialRecorder(r audit.Recorder) DialOption {
+	return func(o *dialOptions) { o.recorder = r }
+}
+
 const (
 	defaultServiceConfig = `{"loadBalancingConfig": [{"round_robin": {}}]}`
 	connectTimeout       = 5 * time.Second
@@ -43,30 +51,35 @@ const (
 // closes it, before conns.
 //
 // It fails for a server that the policy does not list for this process: one that serves nothing that a rule lets it call (see policy.Policy.Dials).
-// When a later policy does not list it any more, calls fail with PERMISSION_DENIED before anything is sent.
+// When a later policy does not list it any more, calls fail with PERMISSION_DENIED before anything is sent (see WithDialRecorder).
 func Dial(conns *transport.Registry, listed *authz.File, target string, server spiffeid.ID, opts ...DialOption) (*grpc.ClientConn, error) {
 	client, err := conns.ID()
 	if err != nil {
 		return nil, fmt.Errorf("dial %s (%s): %w", target, server, err)
 	}
-	list := &dialList{policies: listed, client: client, server: server}
-	if err := list.check(); err != nil {
+	o := newDialOptions(opts)
+	list := &dialList{policies: listed, client: client, server: server, recorder: o.recorder}
+	if err := list.check(listed.Policy()); err != nil {
 		return nil, fmt.Errorf("dial %s (%s): the policy does not list this server for %s: %w", target, server, client, err)
 	}
-	return dial(conns, target, server, opts, grpc.WithChainUnaryInterceptor(list.unary), grpc.WithChainStreamInterceptor(list.stream))
+	return dial(conns, target, server, o, grpc.WithChainUnaryInterceptor(list.unary), grpc.WithChainStreamInterceptor(list.stream))
 }
 
 // DialUnlisted is Dial for a process that has no policy file, such as the tool of an operator, or a test that plays somebody who heeds none. What it
 // may call is for the server's policy alone to say.
 func DialUnlisted(conns *transport.Registry, target string, server spiffeid.ID, opts ...DialOption) (*grpc.ClientConn, error) {
-	return dial(conns, target, server, opts)
+	return dial(conns, target, server, newDialOptions(opts))
 }
 
-func dial(conns *transport.Registry, target string, server spiffeid.ID, opts []DialOption, first ...grpc.DialOption) (*grpc.ClientConn, error) {
+func newDialOptions(opts []DialOption) dialOptions {
 	o := dialOptions{serviceConfig: defaultServiceConfig, tracer: newTracerProvider()}
 	for _, opt := range opts {
 		opt(&o)
 	}
+	return o
+}
+
+func dial(conns *transport.Registry, target string, server spiffeid.ID, o dialOptions, first ...grpc.DialOption) (*grpc.ClientConn, error) {
 	if server.IsZero() {
 		return nil, fmt.Errorf("dial %s: the server's SPIFFE ID is missing", target)
 	}

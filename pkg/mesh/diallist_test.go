@@ -80,8 +80,8 @@ func TestACallFailsOnceThePolicyListsItsServerNoMore(t *testing.T) {
 	m := meshtest.New(t, "bank.test", policy)
 	service := &risk{}
 	addr := m.Serve(t, "/risk", service.register)
-	own := newRules(t, policy)
-	conn, err := mesh.Dial(m.Conns(t, "/payments"), own.file, addr, spiffeid.RequireFromString("spiffe://bank.test/risk"))
+	own, recorded := newRules(t, policy), &records{}
+	conn, err := mesh.Dial(m.Conns(t, "/payments"), own.file, addr, spiffeid.RequireFromString("spiffe://bank.test/risk"), mesh.WithDialRecorder(recorded))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,6 +114,13 @@ func TestACallFailsOnceThePolicyListsItsServerNoMore(t *testing.T) {
 	}
 	if now := service.called.Load(); now != before {
 		t.Errorf("the server was called %d times all the same", now-before)
+	}
+	recorded.mu.Lock()
+	last := recorded.list[len(recorded.list)-1]
+	recorded.mu.Unlock()
+	if last.Allowed || last.PeerID != "spiffe://bank.test/payments" || last.Method != "/bank.risk.v1.RiskService/AssessPayment" ||
+		last.PolicyVersion != own.file.Policy().Version() || !strings.HasPrefix(last.Reason, "not sent: ") {
+		t.Errorf("recorded %+v", last)
 	}
 	own.replace(t, policy)
 	eventually(t, "calls go through again", func() bool { return call() == nil })

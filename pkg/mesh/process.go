@@ -39,6 +39,8 @@ type Process struct {
 	listener net.Listener
 	server   *Server
 	workers  []worker
+	// refusals is where calls are recorded that the own policy does not let the process make.
+	refusals lateRecorder
 	clients  []*grpc.ClientConn
 	closers  []func() error
 }
@@ -78,7 +80,7 @@ func (p *Process) Dial(target settings.Target, path string, opts ...DialOption) 
 
 // DialID is Dial for a server that is named by its whole SPIFFE ID, which may be of another trust domain.
 func (p *Process) DialID(target settings.Target, server spiffeid.ID, opts ...DialOption) (*grpc.ClientConn, error) {
-	conn, err := Dial(p.conns, p.Policy, string(target), server, opts...)
+	conn, err := Dial(p.conns, p.Policy, string(target), server, append([]DialOption{WithDialRecorder(&p.refusals)}, opts...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -98,6 +100,7 @@ func (p *Process) AuditTo(target settings.Target) (audit.Recorder, error) {
 		return nil, fmt.Errorf("register the audit queue's metrics: %w", err)
 	}
 	p.Go("audit", queue.Run)
+	p.refusals.next.Store(queue)
 	return queue, nil
 }
 
