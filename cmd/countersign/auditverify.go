@@ -119,9 +119,9 @@ func showReport(out *console.Console, r chain.Report) error {
 		if r.Found > maxFindings {
 			out.Printf("… and %d more\n", r.Found-maxFindings)
 		}
-		return fmt.Errorf("the audit trail is not as it was stored: %d findings in %d records", r.Found, r.Records)
+		return fmt.Errorf("the audit trail is not as it was stored: %s in %s", count(int64(r.Found), "finding"), count(r.Records, "record"))
 	}
-	out.Printf("%s\n", out.Say(console.Good, fmt.Sprintf("The audit trail is as it was stored: %d records.", r.Records)))
+	out.Printf("%s\n", out.Say(console.Good, fmt.Sprintf("The audit trail is as it was stored: %s.", count(r.Records, "record"))))
 	if r.Unchained > 0 {
 		sealed := "nothing seals them yet: the next record does"
 		if r.Unchained < r.Records {
@@ -129,7 +129,19 @@ func showReport(out *console.Console, r chain.Report) error {
 		}
 		out.Printf("The first %d are from before there was a chain; %s.\n", r.Unchained, sealed)
 	}
-	out.Printf("%d gaps stand for %d decisions that were lost before they could be stored.\n", r.Gaps, r.Lost)
+	if r.Gaps == 0 {
+		out.Printf("No decision was lost before it could be stored.\n")
+	} else {
+		out.Printf("%s in it: %s lost before they could be stored.\n", count(r.Gaps, "gap"), count(r.Lost, "decision"))
+	}
 	out.Printf("The head, to be kept elsewhere and checked with --expect: %s\n", out.Say(console.Strong, r.Head.String()))
 	return nil
+}
+
+// count writes how many of something there are.
+func count(n int64, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }

@@ -69,13 +69,13 @@ func TestAuditVerifySaysThatATrailIsSound(t *testing.T) {
 	records := trailOf(30)
 	out, err := verified(t, records, "--expect="+headOf(records[17]))
 	want := "The audit trail is as it was stored: 30 records.\n" +
-		"1 gaps stand for 12 decisions that were lost before they could be stored.\n" +
+		"1 gap in it: 12 decisions lost before they could be stored.\n" +
 		"The head, to be kept elsewhere and checked with --expect: " + headOf(records[29]) + "\n"
 	if err != nil || out != want {
 		t.Errorf("it says %v:\n%s\nwant:\n%s", err, out, want)
 	}
 	out, err = verified(t, nil)
-	if err != nil || !strings.Contains(out, "as it was stored: 0 records.") || !strings.Contains(out, "--expect: 0:000") {
+	if err != nil || !strings.Contains(out, "as it was stored: 0 records.") || !strings.Contains(out, "\nNo decision was lost before it could be stored.\n") || !strings.Contains(out, "--expect: 0:000") {
 		t.Errorf("of an empty trail it says %v:\n%s", err, out)
 	}
 }
@@ -95,7 +95,7 @@ func TestAuditVerifyNamesWhatWasDone(t *testing.T) {
 			return r
 		}, nil, []string{
 			"changed    record 2 does not match its hash", "(spiffe://bank.test/ledger, decision 00000000000000000000000000000002, 2026-11-05T09:30:02.123456Z)",
-		}, "1 findings in 30 records"},
+		}, "1 finding in 30 records"},
 		"more than can be shown": {func(r []*auditv1.StoredRecord) []*auditv1.StoredRecord {
 			for _, one := range r[3:] {
 				one.ServerId = "spiffe://bank.test/\x1b[2J"
@@ -106,13 +106,13 @@ func TestAuditVerifyNamesWhatWasDone(t *testing.T) {
 			func(r []*auditv1.StoredRecord) []*auditv1.StoredRecord { return r },
 			[]string{"--expect=3:" + strings.Repeat("ab", 32)},
 			[]string{"rewritten  record 3 has the hash "},
-			"1 findings in 30 records",
+			"1 finding in 30 records",
 		},
 		"cut off before the head that was kept": {
 			func(r []*auditv1.StoredRecord) []*auditv1.StoredRecord { return r[:20] },
 			[]string{"--expect=" + headOf(sound[29])},
 			[]string{"cut        the end of the trail was cut off: record 30 was there when its head was kept, and the last one that is left is 20"},
-			"1 findings in 20 records",
+			"1 finding in 20 records",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -180,7 +180,7 @@ func TestAuditVerifyEndsAtTheHead(t *testing.T) {
 	b := newBank(t)
 	b.addAudit(t, &headOnce{auditFake: &auditFake{records: slices.Concat(records[:19], records[20:])}, head: 20})
 	out, err := b.countersign(t, "audit", "verify")
-	if err == nil || !strings.Contains(out, "record 20 is missing") || !strings.Contains(err.Error(), "1 findings in 20 records") {
+	if err == nil || !strings.Contains(out, "record 20 is missing") || !strings.Contains(err.Error(), "1 finding in 20 records") {
 		t.Errorf("it says %v:\n%s", err, out)
 	}
 }
