@@ -17,7 +17,7 @@ func TestSecurityNamesTestsThatExist(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A folder in backquotes, or the name of a test in the last folder.
-	names := regexp.MustCompile("`((?:pkg|services|e2e)[a-z/]*)`|\\b((?:Test|Fuzz)[A-Z][A-Za-z]+)\\b")
+	names := regexp.MustCompile("`((?:pkg|services|e2e|cmd)[a-z/]*)`|\\b((?:Test|Fuzz)[A-Z][A-Za-z]+)\\b")
 	folder, found := "", 0
 	for _, match := range names.FindAllStringSubmatch(string(text), -1) {
 		if match[1] != "" {
