@@ -60,7 +60,7 @@ func (c *policyLearnCommand) Run(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	learner := learn.New(p, set)
+	learner := learn.New(p)
 	var since time.Time
 	if c.Since == 0 && c.From == "" {
 		c.Since = day

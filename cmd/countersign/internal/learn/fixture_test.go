@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/learn"
@@ -69,7 +68,7 @@ type mesh struct {
 func newMesh(t *testing.T, text string) *mesh {
 	t.Helper()
 	p := parse(t, text)
-	return &mesh{Policy: p, Learner: learn.New(p, protoregistry.GlobalFiles), version: p.Version()}
+	return &mesh{Policy: p, Learner: learn.New(p), version: p.Version()}
 }
 
 // line returns the place of the line that a text stands in.

@@ -49,7 +49,6 @@ type pairing struct {
 // Learner takes records, and says what they come to. It is not safe for concurrent use. The zero value is not usable; see New.
 type Learner struct {
 	policy *policy.Policy
-	asker  headers.Asker
 
 	all     Span
 	earlier int // decisions by other versions than the policy's
@@ -63,11 +62,11 @@ type Learner struct {
 	servers  map[string]bool
 }
 
-// New returns a Learner about a policy, which was compiled with these descriptors.
-func New(p *policy.Policy, descriptors policy.Descriptors) *Learner {
+// New returns a Learner about a policy.
+func New(p *policy.Policy) *Learner {
 	return &Learner{
-		policy: p, asker: headers.New(p, descriptors),
-		used: make(map[*policy.Rule]*Span), maybe: make(map[*policy.Rule]*Span),
+		policy: p,
+		used:   make(map[*policy.Rule]*Span), maybe: make(map[*policy.Rule]*Span),
 		allowed: make(map[pair]*pairing), withdrawn: make(map[pair]*pairing), denied: make(map[pair]*pairing),
 		lost: make(map[string]*Span), servers: make(map[string]bool),
 	}
@@ -136,13 +135,13 @@ func (l *Learner) pair(pairs map[pair]*pairing, d *auditv1.Decision) *pairing {
 // letIn takes a call that was let in.
 func (l *Learner) letIn(d *auditv1.Decision, id spiffeid.ID) {
 	at := d.GetDecideTime().AsTime()
-	verdict := l.asker.Decide(d.GetMethod(), id, d.GetPeerSerial())
+	verdict := headers.Decide(l.policy, d.GetMethod(), id, d.GetPeerSerial())
 	rules := l.deciders(d, id, d.GetRule(), policy.Allow, false)
 	known := len(rules) == 1 // the record says which
 	switch {
 	case verdict.Allowed:
 		rules, known = []*policy.Rule{verdict.Rule}, true
-	case !verdict.Depends:
+	case !verdict.Undecided:
 		l.pair(l.withdrawn, d)
 		return
 	case len(rules) == 0:
@@ -164,8 +163,8 @@ func (l *Learner) keptOut(d *auditv1.Decision, id spiffeid.ID) {
 		l.decided(rules, len(rules) == 1, at)
 		return
 	}
-	switch verdict := l.asker.Decide(d.GetMethod(), id, d.GetPeerSerial()); {
-	case verdict.Depends:
+	switch verdict := headers.Decide(l.policy, d.GetMethod(), id, d.GetPeerSerial()); {
+	case verdict.Undecided:
 		l.decided(l.may(d, id, policy.Deny), false, at)
 	case !verdict.Allowed && verdict.Rule != nil:
 		l.decided([]*policy.Rule{verdict.Rule}, true, at)
@@ -201,7 +200,7 @@ func (l *Learner) deciders(d *auditv1.Decision, id spiffeid.ID, place string, ef
 // may are the rules of the policy that may have decided.
 func (l *Learner) may(d *auditv1.Decision, id spiffeid.ID, effect policy.Effect) []*policy.Rule {
 	var rules []*policy.Rule
-	for _, r := range l.asker.Rules(d.GetMethod(), id) {
+	for _, r := range headers.Rules(l.policy, d.GetMethod(), id) {
 		if r.Effect == effect {
 			rules = append(rules, r)
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/headers"
 	"github.com/countersign-mesh/countersign/pkg/identity"
 	"github.com/countersign-mesh/countersign/pkg/policy"
 )
@@ -180,12 +181,12 @@ func (l *Learner) remedy(key pair) string {
 	if err := l.policy.Revocations().Check(&identity.Peer{ID: id}); err != nil {
 		return "nothing: " + err.Error()
 	}
-	switch verdict := l.asker.Decide(key.method, id, ""); {
+	switch verdict := headers.Decide(l.policy, key.method, id, ""); {
 	case verdict.Allowed:
 		return verdict.Rule.Place() + ", by now"
-	case verdict.Depends:
+	case verdict.Undecided:
 		var places []string
-		for _, r := range l.asker.Rules(key.method, id) {
+		for _, r := range headers.Rules(l.policy, key.method, id) {
 			places = append(places, r.Place())
 		}
 		return strings.Join(places, ", ") + ", for other requests"

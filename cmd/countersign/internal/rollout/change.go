@@ -19,8 +19,6 @@ type Change struct {
 	Path string
 	// Old is the policy of the file as it is, and New that of the text that is to take its place.
 	Old, New *policy.Policy
-
-	descriptors policy.Descriptors
 }
 
 // Prepare reads the policy file at path, and compiles text as if it stood there already: what it includes is read beside that file. name is where
@@ -38,7 +36,7 @@ func Prepare(path, name string, text []byte, descriptors policy.Descriptors) (Ch
 	if err != nil {
 		return Change{}, fmt.Errorf("%s, as if it stood in the place of %s:\n%w", name, path, err)
 	}
-	return Change{Path: path, Old: old, New: changed, descriptors: descriptors}, nil
+	return Change{Path: path, Old: old, New: changed}, nil
 }
 
 // Same reports whether there is nothing to change.

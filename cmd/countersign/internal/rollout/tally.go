@@ -96,14 +96,12 @@ func (c Change) letIn(denied *auditv1.Decision) bool {
 	if err != nil { // nobody
 		return false
 	}
-	before := headers.New(c.Old, c.descriptors)
-	was := before.Decide(denied.GetMethod(), id, denied.GetPeerSerial())
-	if !was.Depends {
+	was := headers.Decide(c.Old, denied.GetMethod(), id, denied.GetPeerSerial())
+	if !was.Undecided {
 		return was.Allowed
 	}
-	after := headers.New(c.New, c.descriptors)
-	return !after.Decide(denied.GetMethod(), id, denied.GetPeerSerial()).Depends ||
-		!slices.EqualFunc(before.Rules(denied.GetMethod(), id), after.Rules(denied.GetMethod(), id), asksTheSame)
+	return !headers.Decide(c.New, denied.GetMethod(), id, denied.GetPeerSerial()).Undecided ||
+		!slices.EqualFunc(headers.Rules(c.Old, denied.GetMethod(), id), headers.Rules(c.New, denied.GetMethod(), id), asksTheSame)
 }
 
 // asksTheSame reports whether two rules ask the same of a call.
