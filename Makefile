@@ -108,6 +108,16 @@ policy-matrix: ## Write docs/policy-matrix.md, who may call what in the bank, fr
 	go run ./cmd/countersign policy matrix --policy deploy/policy/bank.yaml --format markdown > bin/policy-matrix.md
 	cp bin/policy-matrix.md docs/policy-matrix.md
 
+# The files of pkg/policy that decide who is let in.
+MUTATED := pattern.go rules.go decide.go dial.go coverage.go condition.go parse.go parserules.go source.go policy.go
+
+# It takes a quarter of an hour, so it is no part of ci.
+.PHONY: mutate
+mutate: ## Make one small mistake after the other in pkg/policy, fail when its tests do not notice one, and write docs/policy-mutations.md
+	@mkdir -p bin
+	go run ./docs/mutations -equivalent docs/mutations/policy.txt -args -rapid.nofailfile pkg/policy $(MUTATED) > bin/policy-mutations.md
+	cp bin/policy-mutations.md docs/policy-mutations.md
+
 ##### Contracts
 
 .PHONY: generate

@@ -78,6 +78,7 @@ func TestAConditionThatIsWrongIsRefusedWhereItIsWrong(t *testing.T) {
 		"in a block with a comment":           {"|\n              // says who\n              user.id == 'x'", []string{"10:15: when: " + noUser}},
 		"two lines of a block":                {"|\n              user.id == 'x'\n              || user.id == 'y'", []string{"9:15: when: " + noUser, "10:18: when: " + noUser}},
 		"syntax, in a block":                  {"|\n              true &&\n              == 1", []string{"10:15: when: Syntax error"}},
+		"a pattern that is none, in a block":  {"|\n              request.description.matches('(')", []string{"9:15: when: error parsing regexp"}},
 		"not bool, in a block":                {"|\n              request.transfer_id", []string{"9:15: when: it is of type string"}},
 	} {
 		t.Run(name, func(t *testing.T) {
