@@ -72,3 +72,25 @@ func ExampleDial() { //nolint:testableexamples // it needs a Workload API
 	}
 	fmt.Println(cash(context.Background()))
 }
+
+// A program with a life of its own joins the mesh in one step, and has servers and clients from then on.
+func ExampleJoin() { //nolint:testableexamples // it needs a Workload API
+	serve := func(ctx context.Context, listener net.Listener) error {
+		member, err := mesh.Join(ctx, "policy.yaml")
+		if err != nil {
+			return err
+		}
+		defer member.Close()
+		server, err := member.NewServer()
+		if err != nil {
+			return err
+		}
+		riskv1.RegisterRiskServiceServer(server, riskv1.UnimplementedRiskServiceServer{})
+		return server.Serve(ctx, listener)
+	}
+	listener, err := net.Listen("tcp", ":8443")
+	if err == nil {
+		err = serve(context.Background(), listener)
+	}
+	fmt.Fprintln(os.Stderr, err)
+}
