@@ -5,8 +5,10 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	osexec "os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/countersign-mesh/countersign/pkg/database"
@@ -64,8 +66,9 @@ func TestReadOnlySeesWhatARunningProgramWrites(t *testing.T) {
 
 func TestReadOnlyWorksWhereNothingCanBeWritten(t *testing.T) {
 	t.Parallel()
-	if os.Geteuid() == 0 {
-		t.Skip("nothing is read-only for root")
+	if os.Geteuid() == 0 { // for whom nothing is read-only
+		asNobody(t)
+		return
 	}
 	dir := t.TempDir()
 	path := filepath.Join(dir, "notes.db")
@@ -85,6 +88,35 @@ func TestReadOnlyWorksWhereNothingCanBeWritten(t *testing.T) {
 	defer readOnly.Close()
 	if got := text[string](t, readOnly, "SELECT text FROM notes"); got != "one" {
 		t.Errorf("read %q", got)
+	}
+}
+
+// asNobody runs the test again, as a user who may do nothing in particular.
+func asNobody(t *testing.T) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "nobody") //nolint:usetesting // that of the test is closed to others, and go test's own is too
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	binary, err := os.ReadFile(os.Args[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(dir, "database.test")
+	const nobody = 65534
+	if err := errors.Join(os.WriteFile(program, binary, 0o755), os.Chown(dir, nobody, nobody)); err != nil {
+		t.Fatal(err)
+	}
+	again := osexec.CommandContext(t.Context(), program, "-test.v", "-test.run=^"+t.Name()+"$")
+	again.Dir, again.Env = dir, append(os.Environ(), "TMPDIR="+dir)
+	again.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	if out, err := again.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
+		t.Errorf("as another user: %v\n%s", err, out)
 	}
 }
 
