@@ -1,7 +1,10 @@
-// Package database opens a service's database and brings its schema up to date.
+// Package database opens a service's database, brings its schema up to date, and runs transactions in it: the same ones on a SQLite
+// file and on a PostgreSQL server.
 //
-// The database is a SQLite file in WAL mode with synchronous=FULL: what was committed is on the disk, also after the power
-// went out. Readers never wait for a writer. Writers take turns: see InTx.
+// A SQLite file is in WAL mode with synchronous=FULL, and a PostgreSQL server commits synchronously: what was committed is on the disk,
+// also after the power went out. Readers never wait for a writer. Transactions are serializable on both; see InTx.
+//
+// SQL for both numbers its parameters: $1, $2. Where their dialects differ otherwise, in types above all, it is the migrations that do.
 package database
 
 import (
@@ -10,22 +13,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
-
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
 )
 
 const (
-	// busyTimeout bounds the wait for a lock that another process holds on the file.
-	busyTimeout = 5 * time.Second
-	// maxConns and cacheKiB bound memory: each connection has a page cache of its own. What it does not hold, the kernel's holds.
+	// maxConns bounds memory here and connections there.
 	maxConns = 8
-	cacheKiB = 1024
 	// maxIdleTime is how long a connection that nobody needs is kept: through the gaps of a busy time, not at rest.
 	maxIdleTime = 30 * time.Second
 )
@@ -33,141 +27,29 @@ const (
 // ErrNewerSchema is returned by Open for a database whose schema a newer version of the program has changed.
 var ErrNewerSchema = errors.New("the database's schema is newer than this program")
 
-// ErrDamaged is returned by Open for a file that is not a SQLite database, or is a damaged one. Damage deep inside of a file is
-// found when it is read, not by Open, which would have to read all of it.
-var ErrDamaged = errors.New("the file is damaged or not a SQLite database")
-
-// Open opens the database at dsn ("sqlite:PATH") and applies the migrations that it lacks: the goose SQL files at the root of
-// migrations. Its error says which part of the DSN is wrong, or which migration failed. A file that is not there is made,
-// readable by its owner only; its directory must be there. The result is safe for concurrent use.
+// Open opens the database at dsn, sqlite:PATH or postgres://…, and applies the migrations that it lacks: goose SQL files in the folders
+// sqlite and postgres of migrations, each for databases of that kind. Its error says which part of the DSN is wrong, or which migration
+// failed, and never shows a password. A SQLite file that is not there is made, readable by its owner only; its directory must be there. A
+// PostgreSQL database must be there. Several processes may open the same database at once. The result is safe for concurrent use.
 func Open(ctx context.Context, dsn string, migrations fs.FS) (*sql.DB, error) {
-	path, err := parse(dsn)
-	if err != nil {
-		return nil, err
-	}
-	if err := ensureFile(path); err != nil {
-		return nil, fmt.Errorf("open database: %w", err)
-	}
-	db, err := connect(path)
-	if err != nil {
-		return nil, fmt.Errorf("open database %s: %w", path, err)
-	}
-	err = checkMode(ctx, db)
-	if err == nil {
-		err = migrate(ctx, db, migrations)
-	}
-	if err != nil {
-		_ = db.Close() // the first error is the one to tell
-		return nil, fmt.Errorf("open database %s: %w", path, explain(err))
-	}
-	return db, nil
-}
-
-// parse returns the absolute path in a DSN.
-func parse(dsn string) (string, error) {
-	path, ok := strings.CutPrefix(dsn, "sqlite:")
+	kind, rest, ok := strings.Cut(dsn, ":")
 	switch {
 	case !ok:
-		// The rest of a DSN may hold a password.
-		kind, _, ok := strings.Cut(dsn, ":")
-		if !ok {
-			return "", errors.New("database DSN without a kind: want sqlite:PATH, such as sqlite:/var/lib/ledger/ledger.db")
-		}
-		return "", fmt.Errorf("database DSN of kind %.20q: want sqlite:PATH, such as sqlite:/var/lib/ledger/ledger.db", kind)
-	case path == "":
-		return "", errors.New("database DSN \"sqlite:\": the path is missing; want sqlite:PATH, such as sqlite:/var/lib/ledger/ledger.db")
-	case strings.HasPrefix(path, ":memory:"):
-		return "", fmt.Errorf("database DSN %q: state must outlive the process; want sqlite:PATH with the path of a file", dsn)
+		return nil, errors.New("database DSN without a kind: want " + wantDSN)
+	case kind == "sqlite":
+		return openSQLite(ctx, rest, migrations)
+	case kind == "postgres", kind == "postgresql":
+		return openPostgres(ctx, dsn, migrations)
+	default: // the rest of a DSN may hold a password
+		return nil, fmt.Errorf("database DSN of kind %.20q: want %s", kind, wantDSN)
 	}
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		return "", fmt.Errorf("database DSN %q: %w", dsn, err)
-	}
-	return abs, nil
 }
 
-// ensureFile makes the database file if it is not there. SQLite would make it readable by everybody that the umask lets; its
-// -wal and -shm files take over the mode of the database file.
-func ensureFile(path string) error {
-	dir := filepath.Dir(path)
-	if info, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s: the directory %s does not exist; create it first", path, dir)
-	} else if err != nil {
-		return err
-	} else if !info.IsDir() {
-		return fmt.Errorf("%s: %s is not a directory", path, dir)
-	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = f.Close() }() // nothing was written
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a regular file", path)
-	}
-	return nil
-}
+const wantDSN = "sqlite:PATH, such as sqlite:/var/lib/ledger/ledger.db, or postgres://USER:PASSWORD@HOST:5432/DATABASE"
 
-// connect returns a pool of connections to the file; none is opened yet.
-func connect(path string) (*sql.DB, error) {
-	query := url.Values{
-		// A transaction that reads first and writes later fails with SQLITE_BUSY when another one wrote in between, and waiting does
-		// not help it. Taking the write lock at BEGIN leaves nothing to upgrade (https://sqlite.org/lang_transaction.html).
-		"_txlock": {"immediate"},
-		// What the schema guards (append-only tables, constraints) stays guarded against PRAGMA writable_schema and the like.
-		"_defensive": {"1"},
-		// "text" in double quotes is a column or an error, never silently a string.
-		"_dqs": {"0"},
-		"_pragma": {
-			fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds()),
-			"journal_mode(WAL)",
-			"synchronous(FULL)",
-			"foreign_keys(ON)",
-			fmt.Sprintf("cache_size(-%d)", cacheKiB), // below zero it is in KiB instead of in pages
-		},
-	}
-	// As a file: URI every character of the path can be written; a plain name ends at the first '?'.
-	dsn := url.URL{Scheme: "file", Path: path, RawQuery: query.Encode()}
-	base, err := sqlite.NewConnector(dsn.String())
-	if err != nil {
-		return nil, err
-	}
-	db := sql.OpenDB(&connector{Connector: base, turn: make(chan struct{}, 1)})
+// pool sets the bounds of a pool of connections.
+func pool(db *sql.DB) {
 	db.SetMaxOpenConns(maxConns)
 	db.SetMaxIdleConns(maxConns)
 	db.SetConnMaxIdleTime(maxIdleTime)
-	return db, nil
-}
-
-// checkMode opens a first connection and makes sure of WAL: where the file system cannot do it, such as over a network, SQLite
-// goes on in another mode without an error.
-func checkMode(ctx context.Context, db *sql.DB) error {
-	var mode string
-	if err := db.QueryRowContext(ctx, "PRAGMA journal_mode").Scan(&mode); err != nil {
-		return err
-	}
-	if mode != "wal" {
-		return fmt.Errorf("the file system does not support SQLite's write-ahead log (journal mode is %q); use a local disk", mode)
-	}
-	return nil
-}
-
-// explain adds what SQLite's result codes mean to the person who started the program.
-func explain(err error) error {
-	failure, ok := errors.AsType[*sqlite.Error](err)
-	if !ok {
-		return err
-	}
-	switch failure.Code() & 0xff { // the primary result code is in the low byte
-	case sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT:
-		return fmt.Errorf("%w; restore it from a backup, it is not replaced by a new one: %w", ErrDamaged, err)
-	case sqlite3.SQLITE_BUSY:
-		return fmt.Errorf("another process has it locked: %w", err)
-	default:
-		return err
-	}
 }

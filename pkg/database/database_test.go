@@ -26,7 +26,7 @@ const (
 )
 
 func schema(files ...string) fs.FS {
-	names := []string{"00001_notes.sql", "00002_replies.sql", "00003_more.sql"}
+	names := []string{"sqlite/00001_notes.sql", "sqlite/00002_replies.sql", "sqlite/00003_more.sql"}
 	m := fstest.MapFS{}
 	for i, text := range files {
 		m[names[i]] = &fstest.MapFile{Data: []byte(text)}
@@ -249,7 +249,7 @@ func TestOpenSaysWhatIsWrongWithADSN(t *testing.T) {
 func TestOpenRefusesToRunWithoutMigrations(t *testing.T) {
 	t.Parallel()
 	_, err := database.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "a.db"), schema())
-	wantText(t, err, "read migrations")
+	wantText(t, err, "does not keep its state in a database of kind sqlite")
 }
 
 func TestOpenEndsWithItsContext(t *testing.T) {

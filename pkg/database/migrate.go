@@ -11,13 +11,20 @@ import (
 	"github.com/pressly/goose/v3"
 )
 
-// migrate applies the migrations that the database lacks, each in a transaction of its own together with the note that it was
+// migrate applies the migrations in a folder that the database lacks, each in a transaction of its own together with the note that it was
 // applied.
-func migrate(ctx context.Context, db *sql.DB, migrations fs.FS) error {
-	provider, err := goose.NewProvider(goose.DialectSQLite3, db, migrations,
+func migrate(ctx context.Context, db *sql.DB, dialect goose.Dialect, folder string, migrations fs.FS, opts ...goose.ProviderOption) error {
+	if _, err := fs.Stat(migrations, folder); err != nil {
+		return fmt.Errorf("this program does not keep its state in a database of kind %s: %w", folder, err)
+	}
+	steps, err := fs.Sub(migrations, folder)
+	if err != nil {
+		return fmt.Errorf("read migrations: %w", err)
+	}
+	provider, err := goose.NewProvider(dialect, db, steps, append(opts,
 		goose.WithDisableGlobalRegistry(true), // only what the caller passed, nothing registered from elsewhere
 		goose.WithVerbose(false),              // goose would write to the process's log, which belongs to the program
-	)
+	)...)
 	if err != nil {
 		return fmt.Errorf("read migrations: %w", err)
 	}

@@ -25,15 +25,19 @@ type turnDriver struct {
 	turn chan struct{}
 }
 
-// InTx runs f in a write transaction and commits it when f returns nil; when f fails or panics, or ctx ends before the
+// InTx runs f in a serializable write transaction and commits it when f returns nil; when f fails or panics, or ctx ends before the
 // commit, nothing of it remains. The error of f is returned as it is.
 //
-// SQLite has one writer at a time. Left alone, writers wait by sleeping and trying again, and under load an unlucky one
+// On SQLite there is one writer at a time. Left alone, writers wait by sleeping and trying again, and under load an unlucky one
 // waits for seconds. InTx lets the writers of a pool that Open returned queue instead, first come first served, and before they
 // take a connection, so that readers find one free. f must not begin another transaction: it would wait for itself until ctx ends.
 //
-// An error that begins with "commit" leaves open whether the transaction took place: after a failed fsync nobody can know.
-// Callers that must know ask again by an idempotency key.
+// On PostgreSQL transactions that got in each other's way are rolled back and run again, so f may run more than once: what it leaves
+// behind outside of the transaction has to be of its last run alone.
+//
+// An error that wraps ErrOutcomeUnknown leaves open whether the transaction took place: after a failed fsync, or with the connection gone
+// while the commit was on its way, nobody can know. Callers that must know ask again by an idempotency key. After any other error
+// nothing of the transaction remains.
 func InTx(ctx context.Context, db *sql.DB, f func(tx *sql.Tx) error) error {
 	if d, ok := db.Driver().(*turnDriver); ok {
 		select {
@@ -43,17 +47,31 @@ func InTx(ctx context.Context, db *sql.DB, f func(tx *sql.Tx) error) error {
 			return fmt.Errorf("wait to write: %w", context.Cause(ctx))
 		}
 	}
-	tx, err := db.BeginTx(ctx, nil)
+	var err error
+	for conflicts := 0; conflicts < maxConflicts; conflicts++ {
+		if err = runTx(ctx, db, f); !conflicted(err) || !backOff(ctx, conflicts) {
+			break
+		}
+	}
+	return err
+}
+
+// runTx is one attempt.
+func runTx(ctx context.Context, db *sql.DB, f func(tx *sql.Tx) error) error {
+	tx, err := db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelSerializable})
 	if err != nil {
 		return fmt.Errorf("begin transaction: %w", err)
 	}
-	// Without effect after a commit. Its own error adds nothing: a connection that cannot roll back is dropped by SQLite's recovery.
+	// Without effect after a commit. Its own error adds nothing: a connection that cannot roll back is dropped by the database's recovery.
 	defer func() { _ = tx.Rollback() }()
 	if err := f(tx); err != nil {
 		return ended(ctx, err)
 	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("transaction rolled back: %w", context.Cause(ctx))
+	}
 	if err := tx.Commit(); err != nil {
-		return ended(ctx, fmt.Errorf("commit transaction: %w", err))
+		return uncommitted(ctx, err)
 	}
 	return nil
 }
@@ -70,7 +88,7 @@ func ended(ctx context.Context, err error) error {
 // InSnapshot runs f in a read transaction: all that f reads is of one moment, however many queries it takes. It neither waits
 // for writers nor holds them up.
 func InSnapshot(ctx context.Context, db *sql.DB, f func(tx *sql.Tx) error) error {
-	tx, err := db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	tx, err := db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true, Isolation: sql.LevelRepeatableRead})
 	if err != nil {
 		return fmt.Errorf("begin snapshot: %w", err)
 	}

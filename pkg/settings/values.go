@@ -109,18 +109,22 @@ func (t *TrustDomain) Check() error {
 	return nil
 }
 
-// DSN says where a service keeps its state: "sqlite:PATH".
+// DSN says where a service keeps its state: "sqlite:PATH" or "postgres://…".
 type DSN string
 
 // Check reports what is wrong with the DSN.
 func (d *DSN) Check() error {
-	if path, ok := strings.CutPrefix(string(*d), "sqlite:"); ok && path != "" {
-		return nil
-	}
+	const right = "sqlite:PATH, such as sqlite:/var/lib/ledger/ledger.db, or postgres://USER:PASSWORD@HOST:5432/DATABASE"
 	// The rest of a DSN may hold a password.
-	scheme, _, ok := strings.Cut(string(*d), ":")
-	if !ok {
-		return errors.New("it has no kind; right would be sqlite:PATH, such as sqlite:/var/lib/ledger/ledger.db")
+	kind, rest, ok := strings.Cut(string(*d), ":")
+	switch {
+	case !ok:
+		return errors.New("it has no kind; right would be " + right)
+	case kind == "sqlite" && rest != "", (kind == "postgres" || kind == "postgresql") && strings.HasPrefix(rest, "//"):
+		return nil
+	case kind == "sqlite" || kind == "postgres" || kind == "postgresql":
+		return fmt.Errorf("what follows %q is missing; right would be %s", kind+":", right)
+	default:
+		return fmt.Errorf("the kind %.20q is not supported; right would be %s", kind, right)
 	}
-	return fmt.Errorf("the kind %.20q is not supported; right would be sqlite:PATH, such as sqlite:/var/lib/ledger/ledger.db", scheme)
 }

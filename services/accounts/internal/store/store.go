@@ -15,7 +15,7 @@ import (
 	"github.com/countersign-mesh/countersign/services/accounts/internal/register"
 )
 
-//go:embed migrations/*.sql
+//go:embed migrations
 var files embed.FS
 
 // Store keeps accounts in a database. It is safe for concurrent use. It implements register.Store and register.Closings.

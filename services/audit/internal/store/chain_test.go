@@ -93,7 +93,7 @@ func old(t *testing.T, path string, n int) *sql.DB {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const name = "00001_records.sql"
+	const name = "sqlite/00001_records.sql"
 	first, err := fs.ReadFile(migrations, name)
 	if err != nil {
 		t.Fatal(err)

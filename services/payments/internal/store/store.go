@@ -16,7 +16,7 @@ import (
 	"github.com/countersign-mesh/countersign/services/payments/internal/payment"
 )
 
-//go:embed migrations/*.sql
+//go:embed migrations
 var files embed.FS
 
 // Store keeps payments in a database. It is safe for concurrent use.

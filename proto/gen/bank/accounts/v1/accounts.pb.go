@@ -35,6 +35,8 @@ const (
 	AccountStatus_ACCOUNT_STATUS_OPEN AccountStatus = 1
 	// Takes no part in payments any more; kept for its history.
 	AccountStatus_ACCOUNT_STATUS_CLOSED AccountStatus = 2
+	// Neither pays nor is paid until it is unfrozen. Its owner can see it, and cannot close it.
+	AccountStatus_ACCOUNT_STATUS_FROZEN AccountStatus = 3
 )
 
 // Enum value maps for AccountStatus.
@@ -43,11 +45,13 @@ var (
 		0: "ACCOUNT_STATUS_UNSPECIFIED",
 		1: "ACCOUNT_STATUS_OPEN",
 		2: "ACCOUNT_STATUS_CLOSED",
+		3: "ACCOUNT_STATUS_FROZEN",
 	}
 	AccountStatus_value = map[string]int32{
 		"ACCOUNT_STATUS_UNSPECIFIED": 0,
 		"ACCOUNT_STATUS_OPEN":        1,
 		"ACCOUNT_STATUS_CLOSED":      2,
+		"ACCOUNT_STATUS_FROZEN":      3,
 	}
 )
 
@@ -93,8 +97,10 @@ type Account struct {
 	Status AccountStatus `protobuf:"varint,5,opt,name=status,proto3,enum=bank.accounts.v1.AccountStatus" json:"status,omitempty"`
 	// When it was opened.
 	OpenTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=open_time,json=openTime,proto3" json:"open_time,omitempty"`
-	// When it was closed; unset while open.
-	CloseTime     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=close_time,json=closeTime,proto3" json:"close_time,omitempty"`
+	// When it was closed; unset before.
+	CloseTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=close_time,json=closeTime,proto3" json:"close_time,omitempty"`
+	// When it was frozen; unset unless it is.
+	FreezeTime    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=freeze_time,json=freezeTime,proto3" json:"freeze_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -174,6 +180,13 @@ func (x *Account) GetOpenTime() *timestamppb.Timestamp {
 func (x *Account) GetCloseTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.CloseTime
+	}
+	return nil
+}
+
+func (x *Account) GetFreezeTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FreezeTime
 	}
 	return nil
 }
@@ -601,11 +614,204 @@ func (x *CloseAccountResponse) GetAccount() *Account {
 	return nil
 }
 
+// FreezeAccountRequest is the request of FreezeAccount.
+type FreezeAccountRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The account to freeze.
+	AccountId string `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	// Why, for the next person who looks at it.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FreezeAccountRequest) Reset() {
+	*x = FreezeAccountRequest{}
+	mi := &file_bank_accounts_v1_accounts_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FreezeAccountRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FreezeAccountRequest) ProtoMessage() {}
+
+func (x *FreezeAccountRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bank_accounts_v1_accounts_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FreezeAccountRequest.ProtoReflect.Descriptor instead.
+func (*FreezeAccountRequest) Descriptor() ([]byte, []int) {
+	return file_bank_accounts_v1_accounts_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *FreezeAccountRequest) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *FreezeAccountRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// FreezeAccountResponse is the response of FreezeAccount.
+type FreezeAccountResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The account as frozen.
+	Account       *Account `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FreezeAccountResponse) Reset() {
+	*x = FreezeAccountResponse{}
+	mi := &file_bank_accounts_v1_accounts_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FreezeAccountResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FreezeAccountResponse) ProtoMessage() {}
+
+func (x *FreezeAccountResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bank_accounts_v1_accounts_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FreezeAccountResponse.ProtoReflect.Descriptor instead.
+func (*FreezeAccountResponse) Descriptor() ([]byte, []int) {
+	return file_bank_accounts_v1_accounts_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *FreezeAccountResponse) GetAccount() *Account {
+	if x != nil {
+		return x.Account
+	}
+	return nil
+}
+
+// UnfreezeAccountRequest is the request of UnfreezeAccount.
+type UnfreezeAccountRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The account to give free.
+	AccountId     string `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnfreezeAccountRequest) Reset() {
+	*x = UnfreezeAccountRequest{}
+	mi := &file_bank_accounts_v1_accounts_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnfreezeAccountRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnfreezeAccountRequest) ProtoMessage() {}
+
+func (x *UnfreezeAccountRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bank_accounts_v1_accounts_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnfreezeAccountRequest.ProtoReflect.Descriptor instead.
+func (*UnfreezeAccountRequest) Descriptor() ([]byte, []int) {
+	return file_bank_accounts_v1_accounts_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *UnfreezeAccountRequest) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+// UnfreezeAccountResponse is the response of UnfreezeAccount.
+type UnfreezeAccountResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The account as it then is.
+	Account       *Account `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnfreezeAccountResponse) Reset() {
+	*x = UnfreezeAccountResponse{}
+	mi := &file_bank_accounts_v1_accounts_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnfreezeAccountResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnfreezeAccountResponse) ProtoMessage() {}
+
+func (x *UnfreezeAccountResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bank_accounts_v1_accounts_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnfreezeAccountResponse.ProtoReflect.Descriptor instead.
+func (*UnfreezeAccountResponse) Descriptor() ([]byte, []int) {
+	return file_bank_accounts_v1_accounts_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *UnfreezeAccountResponse) GetAccount() *Account {
+	if x != nil {
+		return x.Account
+	}
+	return nil
+}
+
 var File_bank_accounts_v1_accounts_proto protoreflect.FileDescriptor
 
 const file_bank_accounts_v1_accounts_proto_rawDesc = "" +
 	"\n" +
-	"\x1fbank/accounts/v1/accounts.proto\x12\x10bank.accounts.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbe\x02\n" +
+	"\x1fbank/accounts/v1/accounts.proto\x12\x10bank.accounts.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfb\x02\n" +
 	"\aAccount\x12\x1d\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tR\taccountId\x12\x1f\n" +
@@ -616,7 +822,9 @@ const file_bank_accounts_v1_accounts_proto_rawDesc = "" +
 	"\x06status\x18\x05 \x01(\x0e2\x1f.bank.accounts.v1.AccountStatusR\x06status\x127\n" +
 	"\topen_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\bopenTime\x129\n" +
 	"\n" +
-	"close_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tcloseTime\"\xf8\x01\n" +
+	"close_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tcloseTime\x12;\n" +
+	"\vfreeze_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"freezeTime\"\xf8\x01\n" +
 	"\x12OpenAccountRequest\x12;\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\b\x18@2\x11^[A-Za-z0-9._-]+$R\trequestId\x12A\n" +
@@ -646,17 +854,32 @@ const file_bank_accounts_v1_accounts_proto_rawDesc = "" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^acc-[a-z2-7]{26}$R\taccountId\"K\n" +
 	"\x14CloseAccountResponse\x123\n" +
-	"\aaccount\x18\x01 \x01(\v2\x19.bank.accounts.v1.AccountR\aaccount*c\n" +
+	"\aaccount\x18\x01 \x01(\v2\x19.bank.accounts.v1.AccountR\aaccount\"t\n" +
+	"\x14FreezeAccountRequest\x128\n" +
+	"\n" +
+	"account_id\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^acc-[a-z2-7]{26}$R\taccountId\x12\"\n" +
+	"\x06reason\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x06reason\"L\n" +
+	"\x15FreezeAccountResponse\x123\n" +
+	"\aaccount\x18\x01 \x01(\v2\x19.bank.accounts.v1.AccountR\aaccount\"R\n" +
+	"\x16UnfreezeAccountRequest\x128\n" +
+	"\n" +
+	"account_id\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^acc-[a-z2-7]{26}$R\taccountId\"N\n" +
+	"\x17UnfreezeAccountResponse\x123\n" +
+	"\aaccount\x18\x01 \x01(\v2\x19.bank.accounts.v1.AccountR\aaccount*~\n" +
 	"\rAccountStatus\x12\x1e\n" +
 	"\x1aACCOUNT_STATUS_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13ACCOUNT_STATUS_OPEN\x10\x01\x12\x19\n" +
-	"\x15ACCOUNT_STATUS_CLOSED\x10\x022\x83\x03\n" +
+	"\x15ACCOUNT_STATUS_CLOSED\x10\x02\x12\x19\n" +
+	"\x15ACCOUNT_STATUS_FROZEN\x10\x032\xcd\x04\n" +
 	"\x0eAccountService\x12Z\n" +
 	"\vOpenAccount\x12$.bank.accounts.v1.OpenAccountRequest\x1a%.bank.accounts.v1.OpenAccountResponse\x12W\n" +
 	"\n" +
 	"GetAccount\x12#.bank.accounts.v1.GetAccountRequest\x1a$.bank.accounts.v1.GetAccountResponse\x12]\n" +
 	"\fListAccounts\x12%.bank.accounts.v1.ListAccountsRequest\x1a&.bank.accounts.v1.ListAccountsResponse\x12]\n" +
-	"\fCloseAccount\x12%.bank.accounts.v1.CloseAccountRequest\x1a&.bank.accounts.v1.CloseAccountResponseBOZMgithub.com/countersign-mesh/countersign/proto/gen/bank/accounts/v1;accountsv1b\x06proto3"
+	"\fCloseAccount\x12%.bank.accounts.v1.CloseAccountRequest\x1a&.bank.accounts.v1.CloseAccountResponse\x12`\n" +
+	"\rFreezeAccount\x12&.bank.accounts.v1.FreezeAccountRequest\x1a'.bank.accounts.v1.FreezeAccountResponse\x12f\n" +
+	"\x0fUnfreezeAccount\x12(.bank.accounts.v1.UnfreezeAccountRequest\x1a).bank.accounts.v1.UnfreezeAccountResponseBOZMgithub.com/countersign-mesh/countersign/proto/gen/bank/accounts/v1;accountsv1b\x06proto3"
 
 var (
 	file_bank_accounts_v1_accounts_proto_rawDescOnce sync.Once
@@ -671,41 +894,52 @@ func file_bank_accounts_v1_accounts_proto_rawDescGZIP() []byte {
 }
 
 var file_bank_accounts_v1_accounts_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_bank_accounts_v1_accounts_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_bank_accounts_v1_accounts_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_bank_accounts_v1_accounts_proto_goTypes = []any{
-	(AccountStatus)(0),            // 0: bank.accounts.v1.AccountStatus
-	(*Account)(nil),               // 1: bank.accounts.v1.Account
-	(*OpenAccountRequest)(nil),    // 2: bank.accounts.v1.OpenAccountRequest
-	(*OpenAccountResponse)(nil),   // 3: bank.accounts.v1.OpenAccountResponse
-	(*GetAccountRequest)(nil),     // 4: bank.accounts.v1.GetAccountRequest
-	(*GetAccountResponse)(nil),    // 5: bank.accounts.v1.GetAccountResponse
-	(*ListAccountsRequest)(nil),   // 6: bank.accounts.v1.ListAccountsRequest
-	(*ListAccountsResponse)(nil),  // 7: bank.accounts.v1.ListAccountsResponse
-	(*CloseAccountRequest)(nil),   // 8: bank.accounts.v1.CloseAccountRequest
-	(*CloseAccountResponse)(nil),  // 9: bank.accounts.v1.CloseAccountResponse
-	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
+	(AccountStatus)(0),              // 0: bank.accounts.v1.AccountStatus
+	(*Account)(nil),                 // 1: bank.accounts.v1.Account
+	(*OpenAccountRequest)(nil),      // 2: bank.accounts.v1.OpenAccountRequest
+	(*OpenAccountResponse)(nil),     // 3: bank.accounts.v1.OpenAccountResponse
+	(*GetAccountRequest)(nil),       // 4: bank.accounts.v1.GetAccountRequest
+	(*GetAccountResponse)(nil),      // 5: bank.accounts.v1.GetAccountResponse
+	(*ListAccountsRequest)(nil),     // 6: bank.accounts.v1.ListAccountsRequest
+	(*ListAccountsResponse)(nil),    // 7: bank.accounts.v1.ListAccountsResponse
+	(*CloseAccountRequest)(nil),     // 8: bank.accounts.v1.CloseAccountRequest
+	(*CloseAccountResponse)(nil),    // 9: bank.accounts.v1.CloseAccountResponse
+	(*FreezeAccountRequest)(nil),    // 10: bank.accounts.v1.FreezeAccountRequest
+	(*FreezeAccountResponse)(nil),   // 11: bank.accounts.v1.FreezeAccountResponse
+	(*UnfreezeAccountRequest)(nil),  // 12: bank.accounts.v1.UnfreezeAccountRequest
+	(*UnfreezeAccountResponse)(nil), // 13: bank.accounts.v1.UnfreezeAccountResponse
+	(*timestamppb.Timestamp)(nil),   // 14: google.protobuf.Timestamp
 }
 var file_bank_accounts_v1_accounts_proto_depIdxs = []int32{
 	0,  // 0: bank.accounts.v1.Account.status:type_name -> bank.accounts.v1.AccountStatus
-	10, // 1: bank.accounts.v1.Account.open_time:type_name -> google.protobuf.Timestamp
-	10, // 2: bank.accounts.v1.Account.close_time:type_name -> google.protobuf.Timestamp
-	1,  // 3: bank.accounts.v1.OpenAccountResponse.account:type_name -> bank.accounts.v1.Account
-	1,  // 4: bank.accounts.v1.GetAccountResponse.account:type_name -> bank.accounts.v1.Account
-	1,  // 5: bank.accounts.v1.ListAccountsResponse.accounts:type_name -> bank.accounts.v1.Account
-	1,  // 6: bank.accounts.v1.CloseAccountResponse.account:type_name -> bank.accounts.v1.Account
-	2,  // 7: bank.accounts.v1.AccountService.OpenAccount:input_type -> bank.accounts.v1.OpenAccountRequest
-	4,  // 8: bank.accounts.v1.AccountService.GetAccount:input_type -> bank.accounts.v1.GetAccountRequest
-	6,  // 9: bank.accounts.v1.AccountService.ListAccounts:input_type -> bank.accounts.v1.ListAccountsRequest
-	8,  // 10: bank.accounts.v1.AccountService.CloseAccount:input_type -> bank.accounts.v1.CloseAccountRequest
-	3,  // 11: bank.accounts.v1.AccountService.OpenAccount:output_type -> bank.accounts.v1.OpenAccountResponse
-	5,  // 12: bank.accounts.v1.AccountService.GetAccount:output_type -> bank.accounts.v1.GetAccountResponse
-	7,  // 13: bank.accounts.v1.AccountService.ListAccounts:output_type -> bank.accounts.v1.ListAccountsResponse
-	9,  // 14: bank.accounts.v1.AccountService.CloseAccount:output_type -> bank.accounts.v1.CloseAccountResponse
-	11, // [11:15] is the sub-list for method output_type
-	7,  // [7:11] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	14, // 1: bank.accounts.v1.Account.open_time:type_name -> google.protobuf.Timestamp
+	14, // 2: bank.accounts.v1.Account.close_time:type_name -> google.protobuf.Timestamp
+	14, // 3: bank.accounts.v1.Account.freeze_time:type_name -> google.protobuf.Timestamp
+	1,  // 4: bank.accounts.v1.OpenAccountResponse.account:type_name -> bank.accounts.v1.Account
+	1,  // 5: bank.accounts.v1.GetAccountResponse.account:type_name -> bank.accounts.v1.Account
+	1,  // 6: bank.accounts.v1.ListAccountsResponse.accounts:type_name -> bank.accounts.v1.Account
+	1,  // 7: bank.accounts.v1.CloseAccountResponse.account:type_name -> bank.accounts.v1.Account
+	1,  // 8: bank.accounts.v1.FreezeAccountResponse.account:type_name -> bank.accounts.v1.Account
+	1,  // 9: bank.accounts.v1.UnfreezeAccountResponse.account:type_name -> bank.accounts.v1.Account
+	2,  // 10: bank.accounts.v1.AccountService.OpenAccount:input_type -> bank.accounts.v1.OpenAccountRequest
+	4,  // 11: bank.accounts.v1.AccountService.GetAccount:input_type -> bank.accounts.v1.GetAccountRequest
+	6,  // 12: bank.accounts.v1.AccountService.ListAccounts:input_type -> bank.accounts.v1.ListAccountsRequest
+	8,  // 13: bank.accounts.v1.AccountService.CloseAccount:input_type -> bank.accounts.v1.CloseAccountRequest
+	10, // 14: bank.accounts.v1.AccountService.FreezeAccount:input_type -> bank.accounts.v1.FreezeAccountRequest
+	12, // 15: bank.accounts.v1.AccountService.UnfreezeAccount:input_type -> bank.accounts.v1.UnfreezeAccountRequest
+	3,  // 16: bank.accounts.v1.AccountService.OpenAccount:output_type -> bank.accounts.v1.OpenAccountResponse
+	5,  // 17: bank.accounts.v1.AccountService.GetAccount:output_type -> bank.accounts.v1.GetAccountResponse
+	7,  // 18: bank.accounts.v1.AccountService.ListAccounts:output_type -> bank.accounts.v1.ListAccountsResponse
+	9,  // 19: bank.accounts.v1.AccountService.CloseAccount:output_type -> bank.accounts.v1.CloseAccountResponse
+	11, // 20: bank.accounts.v1.AccountService.FreezeAccount:output_type -> bank.accounts.v1.FreezeAccountResponse
+	13, // 21: bank.accounts.v1.AccountService.UnfreezeAccount:output_type -> bank.accounts.v1.UnfreezeAccountResponse
+	16, // [16:22] is the sub-list for method output_type
+	10, // [10:16] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_bank_accounts_v1_accounts_proto_init() }
@@ -719,7 +953,7 @@ func file_bank_accounts_v1_accounts_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bank_accounts_v1_accounts_proto_rawDesc), len(file_bank_accounts_v1_accounts_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   9,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

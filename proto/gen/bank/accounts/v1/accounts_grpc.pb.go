@@ -21,10 +21,12 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AccountService_OpenAccount_FullMethodName  = "/bank.accounts.v1.AccountService/OpenAccount"
-	AccountService_GetAccount_FullMethodName   = "/bank.accounts.v1.AccountService/GetAccount"
-	AccountService_ListAccounts_FullMethodName = "/bank.accounts.v1.AccountService/ListAccounts"
-	AccountService_CloseAccount_FullMethodName = "/bank.accounts.v1.AccountService/CloseAccount"
+	AccountService_OpenAccount_FullMethodName     = "/bank.accounts.v1.AccountService/OpenAccount"
+	AccountService_GetAccount_FullMethodName      = "/bank.accounts.v1.AccountService/GetAccount"
+	AccountService_ListAccounts_FullMethodName    = "/bank.accounts.v1.AccountService/ListAccounts"
+	AccountService_CloseAccount_FullMethodName    = "/bank.accounts.v1.AccountService/CloseAccount"
+	AccountService_FreezeAccount_FullMethodName   = "/bank.accounts.v1.AccountService/FreezeAccount"
+	AccountService_UnfreezeAccount_FullMethodName = "/bank.accounts.v1.AccountService/UnfreezeAccount"
 )
 
 // AccountServiceClient is the client API for AccountService service.
@@ -60,9 +62,21 @@ type AccountServiceClient interface {
 	//
 	// Called by the gateway only, for the customer who owns it.
 	//
-	// Errors: NOT_FOUND; FAILED_PRECONDITION while the balance is not zero; ABORTED when others kept closing the account at the same time,
+	// Errors: NOT_FOUND; FAILED_PRECONDITION while the balance is not zero, a part of it is held, or the account is frozen; ABORTED when others kept closing the account at the same time,
 	// and UNAVAILABLE when the ledger could not be asked for the balance: send the same request again.
 	CloseAccount(ctx context.Context, in *CloseAccountRequest, opts ...grpc.CallOption) (*CloseAccountResponse, error)
+	// FreezeAccount takes an account out of use until it is unfrozen. Freezing a frozen account changes nothing, its reason neither.
+	//
+	// Called by the operator only.
+	//
+	// Errors: NOT_FOUND; FAILED_PRECONDITION when the account is closed; ABORTED while it is being closed: send the same request again.
+	FreezeAccount(ctx context.Context, in *FreezeAccountRequest, opts ...grpc.CallOption) (*FreezeAccountResponse, error)
+	// UnfreezeAccount makes a frozen account usable again. Unfreezing an open account changes nothing.
+	//
+	// Called by the operator only.
+	//
+	// Errors: NOT_FOUND; FAILED_PRECONDITION when the account is closed.
+	UnfreezeAccount(ctx context.Context, in *UnfreezeAccountRequest, opts ...grpc.CallOption) (*UnfreezeAccountResponse, error)
 }
 
 type accountServiceClient struct {
@@ -113,6 +127,26 @@ func (c *accountServiceClient) CloseAccount(ctx context.Context, in *CloseAccoun
 	return out, nil
 }
 
+func (c *accountServiceClient) FreezeAccount(ctx context.Context, in *FreezeAccountRequest, opts ...grpc.CallOption) (*FreezeAccountResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FreezeAccountResponse)
+	err := c.cc.Invoke(ctx, AccountService_FreezeAccount_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accountServiceClient) UnfreezeAccount(ctx context.Context, in *UnfreezeAccountRequest, opts ...grpc.CallOption) (*UnfreezeAccountResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UnfreezeAccountResponse)
+	err := c.cc.Invoke(ctx, AccountService_UnfreezeAccount_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AccountServiceServer is the server API for AccountService service.
 // All implementations must embed UnimplementedAccountServiceServer
 // for forward compatibility.
@@ -146,9 +180,21 @@ type AccountServiceServer interface {
 	//
 	// Called by the gateway only, for the customer who owns it.
 	//
-	// Errors: NOT_FOUND; FAILED_PRECONDITION while the balance is not zero; ABORTED when others kept closing the account at the same time,
+	// Errors: NOT_FOUND; FAILED_PRECONDITION while the balance is not zero, a part of it is held, or the account is frozen; ABORTED when others kept closing the account at the same time,
 	// and UNAVAILABLE when the ledger could not be asked for the balance: send the same request again.
 	CloseAccount(context.Context, *CloseAccountRequest) (*CloseAccountResponse, error)
+	// FreezeAccount takes an account out of use until it is unfrozen. Freezing a frozen account changes nothing, its reason neither.
+	//
+	// Called by the operator only.
+	//
+	// Errors: NOT_FOUND; FAILED_PRECONDITION when the account is closed; ABORTED while it is being closed: send the same request again.
+	FreezeAccount(context.Context, *FreezeAccountRequest) (*FreezeAccountResponse, error)
+	// UnfreezeAccount makes a frozen account usable again. Unfreezing an open account changes nothing.
+	//
+	// Called by the operator only.
+	//
+	// Errors: NOT_FOUND; FAILED_PRECONDITION when the account is closed.
+	UnfreezeAccount(context.Context, *UnfreezeAccountRequest) (*UnfreezeAccountResponse, error)
 	mustEmbedUnimplementedAccountServiceServer()
 }
 
@@ -170,6 +216,12 @@ func (UnimplementedAccountServiceServer) ListAccounts(context.Context, *ListAcco
 }
 func (UnimplementedAccountServiceServer) CloseAccount(context.Context, *CloseAccountRequest) (*CloseAccountResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CloseAccount not implemented")
+}
+func (UnimplementedAccountServiceServer) FreezeAccount(context.Context, *FreezeAccountRequest) (*FreezeAccountResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method FreezeAccount not implemented")
+}
+func (UnimplementedAccountServiceServer) UnfreezeAccount(context.Context, *UnfreezeAccountRequest) (*UnfreezeAccountResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UnfreezeAccount not implemented")
 }
 func (UnimplementedAccountServiceServer) mustEmbedUnimplementedAccountServiceServer() {}
 func (UnimplementedAccountServiceServer) testEmbeddedByValue()                        {}
@@ -264,6 +316,42 @@ func _AccountService_CloseAccount_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AccountService_FreezeAccount_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FreezeAccountRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccountServiceServer).FreezeAccount(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AccountService_FreezeAccount_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccountServiceServer).FreezeAccount(ctx, req.(*FreezeAccountRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AccountService_UnfreezeAccount_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UnfreezeAccountRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccountServiceServer).UnfreezeAccount(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AccountService_UnfreezeAccount_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccountServiceServer).UnfreezeAccount(ctx, req.(*UnfreezeAccountRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AccountService_ServiceDesc is the grpc.ServiceDesc for AccountService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -286,6 +374,14 @@ var AccountService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CloseAccount",
 			Handler:    _AccountService_CloseAccount_Handler,
+		},
+		{
+			MethodName: "FreezeAccount",
+			Handler:    _AccountService_FreezeAccount_Handler,
+		},
+		{
+			MethodName: "UnfreezeAccount",
+			Handler:    _AccountService_UnfreezeAccount_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -26,6 +26,63 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// HoldState says what has become of a hold.
+type HoldState int32
+
+const (
+	// Not a state; never stored.
+	HoldState_HOLD_STATE_UNSPECIFIED HoldState = 0
+	// The money is set aside.
+	HoldState_HOLD_STATE_ACTIVE HoldState = 1
+	// A transfer has taken it. Final.
+	HoldState_HOLD_STATE_CAPTURED HoldState = 2
+	// It is available again. Final.
+	HoldState_HOLD_STATE_RELEASED HoldState = 3
+)
+
+// Enum value maps for HoldState.
+var (
+	HoldState_name = map[int32]string{
+		0: "HOLD_STATE_UNSPECIFIED",
+		1: "HOLD_STATE_ACTIVE",
+		2: "HOLD_STATE_CAPTURED",
+		3: "HOLD_STATE_RELEASED",
+	}
+	HoldState_value = map[string]int32{
+		"HOLD_STATE_UNSPECIFIED": 0,
+		"HOLD_STATE_ACTIVE":      1,
+		"HOLD_STATE_CAPTURED":    2,
+		"HOLD_STATE_RELEASED":    3,
+	}
+)
+
+func (x HoldState) Enum() *HoldState {
+	p := new(HoldState)
+	*p = x
+	return p
+}
+
+func (x HoldState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (HoldState) Descriptor() protoreflect.EnumDescriptor {
+	return file_bank_ledger_v1_ledger_proto_enumTypes[0].Descriptor()
+}
+
+func (HoldState) Type() protoreflect.EnumType {
+	return &file_bank_ledger_v1_ledger_proto_enumTypes[0]
+}
+
+func (x HoldState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use HoldState.Descriptor instead.
+func (HoldState) EnumDescriptor() ([]byte, []int) {
+	return file_bank_ledger_v1_ledger_proto_rawDescGZIP(), []int{0}
+}
+
 // Posting is one side of a transfer.
 type Posting struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -152,7 +209,9 @@ type PostTransferResponse struct {
 	// The transfer that the request named.
 	TransferId string `protobuf:"bytes,1,opt,name=transfer_id,json=transferId,proto3" json:"transfer_id,omitempty"`
 	// When it was first posted; a repeated request answers the same time.
-	PostTime      *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=post_time,json=postTime,proto3" json:"post_time,omitempty"`
+	PostTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=post_time,json=postTime,proto3" json:"post_time,omitempty"`
+	// SHA-256 over the content, in hexadecimal; two transfers that mean the same have the same.
+	Digest        string `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -201,6 +260,571 @@ func (x *PostTransferResponse) GetPostTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *PostTransferResponse) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+// Hold is money of an account that is set aside.
+type Hold struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Chosen by the caller, unique in the bank.
+	HoldId string `protobuf:"bytes,1,opt,name=hold_id,json=holdId,proto3" json:"hold_id,omitempty"`
+	// Whose money.
+	AccountId string `protobuf:"bytes,2,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	// How much, above zero.
+	Amount *v1.Money `protobuf:"bytes,3,opt,name=amount,proto3" json:"amount,omitempty"`
+	// What has become of it.
+	State HoldState `protobuf:"varint,4,opt,name=state,proto3,enum=bank.ledger.v1.HoldState" json:"state,omitempty"`
+	// The transfer that captured it; empty otherwise.
+	TransferId string `protobuf:"bytes,5,opt,name=transfer_id,json=transferId,proto3" json:"transfer_id,omitempty"`
+	// When it was made.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// When it was captured or released; unset while active.
+	EndTime       *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Hold) Reset() {
+	*x = Hold{}
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Hold) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Hold) ProtoMessage() {}
+
+func (x *Hold) ProtoReflect() protoreflect.Message {
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Hold.ProtoReflect.Descriptor instead.
+func (*Hold) Descriptor() ([]byte, []int) {
+	return file_bank_ledger_v1_ledger_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Hold) GetHoldId() string {
+	if x != nil {
+		return x.HoldId
+	}
+	return ""
+}
+
+func (x *Hold) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *Hold) GetAmount() *v1.Money {
+	if x != nil {
+		return x.Amount
+	}
+	return nil
+}
+
+func (x *Hold) GetState() HoldState {
+	if x != nil {
+		return x.State
+	}
+	return HoldState_HOLD_STATE_UNSPECIFIED
+}
+
+func (x *Hold) GetTransferId() string {
+	if x != nil {
+		return x.TransferId
+	}
+	return ""
+}
+
+func (x *Hold) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *Hold) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
+// ReserveFundsRequest is the request of ReserveFunds.
+type ReserveFundsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Chosen by the caller, unique in the bank; the key of idempotency.
+	HoldId string `protobuf:"bytes,1,opt,name=hold_id,json=holdId,proto3" json:"hold_id,omitempty"`
+	// A customer's account. The bank's own may go below zero, so that nothing can be set aside in them.
+	AccountId string `protobuf:"bytes,2,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	// How much, above zero.
+	Amount        *v1.Money `protobuf:"bytes,3,opt,name=amount,proto3" json:"amount,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReserveFundsRequest) Reset() {
+	*x = ReserveFundsRequest{}
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReserveFundsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReserveFundsRequest) ProtoMessage() {}
+
+func (x *ReserveFundsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReserveFundsRequest.ProtoReflect.Descriptor instead.
+func (*ReserveFundsRequest) Descriptor() ([]byte, []int) {
+	return file_bank_ledger_v1_ledger_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ReserveFundsRequest) GetHoldId() string {
+	if x != nil {
+		return x.HoldId
+	}
+	return ""
+}
+
+func (x *ReserveFundsRequest) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *ReserveFundsRequest) GetAmount() *v1.Money {
+	if x != nil {
+		return x.Amount
+	}
+	return nil
+}
+
+// ReserveFundsResponse is the response of ReserveFunds.
+type ReserveFundsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The hold, which may have ended since it was made.
+	Hold          *Hold `protobuf:"bytes,1,opt,name=hold,proto3" json:"hold,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReserveFundsResponse) Reset() {
+	*x = ReserveFundsResponse{}
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReserveFundsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReserveFundsResponse) ProtoMessage() {}
+
+func (x *ReserveFundsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReserveFundsResponse.ProtoReflect.Descriptor instead.
+func (*ReserveFundsResponse) Descriptor() ([]byte, []int) {
+	return file_bank_ledger_v1_ledger_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ReserveFundsResponse) GetHold() *Hold {
+	if x != nil {
+		return x.Hold
+	}
+	return nil
+}
+
+// CaptureHoldRequest is the request of CaptureHold.
+type CaptureHoldRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The hold that pays.
+	HoldId string `protobuf:"bytes,1,opt,name=hold_id,json=holdId,proto3" json:"hold_id,omitempty"`
+	// The transfer, as in PostTransfer.
+	TransferId string `protobuf:"bytes,2,opt,name=transfer_id,json=transferId,proto3" json:"transfer_id,omitempty"`
+	// As in PostTransfer. The held account gives at most what was held, in the hold's currency.
+	Postings []*Posting `protobuf:"bytes,3,rep,name=postings,proto3" json:"postings,omitempty"`
+	// What the transfer is for, as a statement shows it.
+	Description   string `protobuf:"bytes,4,opt,name=description,proto3" json:"description,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CaptureHoldRequest) Reset() {
+	*x = CaptureHoldRequest{}
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaptureHoldRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaptureHoldRequest) ProtoMessage() {}
+
+func (x *CaptureHoldRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaptureHoldRequest.ProtoReflect.Descriptor instead.
+func (*CaptureHoldRequest) Descriptor() ([]byte, []int) {
+	return file_bank_ledger_v1_ledger_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *CaptureHoldRequest) GetHoldId() string {
+	if x != nil {
+		return x.HoldId
+	}
+	return ""
+}
+
+func (x *CaptureHoldRequest) GetTransferId() string {
+	if x != nil {
+		return x.TransferId
+	}
+	return ""
+}
+
+func (x *CaptureHoldRequest) GetPostings() []*Posting {
+	if x != nil {
+		return x.Postings
+	}
+	return nil
+}
+
+func (x *CaptureHoldRequest) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+// CaptureHoldResponse is the response of CaptureHold.
+type CaptureHoldResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The transfer that the request named.
+	TransferId string `protobuf:"bytes,1,opt,name=transfer_id,json=transferId,proto3" json:"transfer_id,omitempty"`
+	// When it was first posted; a repeated request answers the same time.
+	PostTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=post_time,json=postTime,proto3" json:"post_time,omitempty"`
+	// As in PostTransfer; the hold is a part of the content.
+	Digest        string `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CaptureHoldResponse) Reset() {
+	*x = CaptureHoldResponse{}
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaptureHoldResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaptureHoldResponse) ProtoMessage() {}
+
+func (x *CaptureHoldResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaptureHoldResponse.ProtoReflect.Descriptor instead.
+func (*CaptureHoldResponse) Descriptor() ([]byte, []int) {
+	return file_bank_ledger_v1_ledger_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *CaptureHoldResponse) GetTransferId() string {
+	if x != nil {
+		return x.TransferId
+	}
+	return ""
+}
+
+func (x *CaptureHoldResponse) GetPostTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PostTime
+	}
+	return nil
+}
+
+func (x *CaptureHoldResponse) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+// ReleaseHoldRequest is the request of ReleaseHold.
+type ReleaseHoldRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The hold to end.
+	HoldId        string `protobuf:"bytes,1,opt,name=hold_id,json=holdId,proto3" json:"hold_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseHoldRequest) Reset() {
+	*x = ReleaseHoldRequest{}
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseHoldRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseHoldRequest) ProtoMessage() {}
+
+func (x *ReleaseHoldRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseHoldRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseHoldRequest) Descriptor() ([]byte, []int) {
+	return file_bank_ledger_v1_ledger_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ReleaseHoldRequest) GetHoldId() string {
+	if x != nil {
+		return x.HoldId
+	}
+	return ""
+}
+
+// ReleaseHoldResponse is the response of ReleaseHold.
+type ReleaseHoldResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The hold, released.
+	Hold          *Hold `protobuf:"bytes,1,opt,name=hold,proto3" json:"hold,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseHoldResponse) Reset() {
+	*x = ReleaseHoldResponse{}
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseHoldResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseHoldResponse) ProtoMessage() {}
+
+func (x *ReleaseHoldResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseHoldResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseHoldResponse) Descriptor() ([]byte, []int) {
+	return file_bank_ledger_v1_ledger_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ReleaseHoldResponse) GetHold() *Hold {
+	if x != nil {
+		return x.Hold
+	}
+	return nil
+}
+
+// ListHoldsRequest is the request of ListHolds.
+type ListHoldsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A customer's account.
+	AccountId string `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	// At most this many; 0 means 50.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the page before; empty for the first.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListHoldsRequest) Reset() {
+	*x = ListHoldsRequest{}
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListHoldsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListHoldsRequest) ProtoMessage() {}
+
+func (x *ListHoldsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListHoldsRequest.ProtoReflect.Descriptor instead.
+func (*ListHoldsRequest) Descriptor() ([]byte, []int) {
+	return file_bank_ledger_v1_ledger_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ListHoldsRequest) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *ListHoldsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListHoldsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListHoldsResponse is the response of ListHolds.
+type ListHoldsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The page, oldest first.
+	Holds []*Hold `protobuf:"bytes,1,rep,name=holds,proto3" json:"holds,omitempty"`
+	// For the next page; empty on the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListHoldsResponse) Reset() {
+	*x = ListHoldsResponse{}
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListHoldsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListHoldsResponse) ProtoMessage() {}
+
+func (x *ListHoldsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListHoldsResponse.ProtoReflect.Descriptor instead.
+func (*ListHoldsResponse) Descriptor() ([]byte, []int) {
+	return file_bank_ledger_v1_ledger_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ListHoldsResponse) GetHolds() []*Hold {
+	if x != nil {
+		return x.Holds
+	}
+	return nil
+}
+
+func (x *ListHoldsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 // GetBalanceRequest is the request of GetBalance.
 type GetBalanceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -212,7 +836,7 @@ type GetBalanceRequest struct {
 
 func (x *GetBalanceRequest) Reset() {
 	*x = GetBalanceRequest{}
-	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[3]
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -224,7 +848,7 @@ func (x *GetBalanceRequest) String() string {
 func (*GetBalanceRequest) ProtoMessage() {}
 
 func (x *GetBalanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[3]
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -237,7 +861,7 @@ func (x *GetBalanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBalanceRequest.ProtoReflect.Descriptor instead.
 func (*GetBalanceRequest) Descriptor() ([]byte, []int) {
-	return file_bank_ledger_v1_ledger_proto_rawDescGZIP(), []int{3}
+	return file_bank_ledger_v1_ledger_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetBalanceRequest) GetAccountId() string {
@@ -251,14 +875,16 @@ func (x *GetBalanceRequest) GetAccountId() string {
 type GetBalanceResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// One amount for each currency that the account has postings in, ordered by currency code; empty without postings.
-	Balances      []*v1.Money `protobuf:"bytes,1,rep,name=balances,proto3" json:"balances,omitempty"`
+	Balances []*v1.Money `protobuf:"bytes,1,rep,name=balances,proto3" json:"balances,omitempty"`
+	// How much of it is held, one amount for each currency with active holds, ordered by currency code. The rest is available.
+	Held          []*v1.Money `protobuf:"bytes,2,rep,name=held,proto3" json:"held,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetBalanceResponse) Reset() {
 	*x = GetBalanceResponse{}
-	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[4]
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -270,7 +896,7 @@ func (x *GetBalanceResponse) String() string {
 func (*GetBalanceResponse) ProtoMessage() {}
 
 func (x *GetBalanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[4]
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -283,12 +909,19 @@ func (x *GetBalanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBalanceResponse.ProtoReflect.Descriptor instead.
 func (*GetBalanceResponse) Descriptor() ([]byte, []int) {
-	return file_bank_ledger_v1_ledger_proto_rawDescGZIP(), []int{4}
+	return file_bank_ledger_v1_ledger_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetBalanceResponse) GetBalances() []*v1.Money {
 	if x != nil {
 		return x.Balances
+	}
+	return nil
+}
+
+func (x *GetBalanceResponse) GetHeld() []*v1.Money {
+	if x != nil {
+		return x.Held
 	}
 	return nil
 }
@@ -316,7 +949,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[5]
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -328,7 +961,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[5]
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -341,7 +974,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_bank_ledger_v1_ledger_proto_rawDescGZIP(), []int{5}
+	return file_bank_ledger_v1_ledger_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Entry) GetSequence() int64 {
@@ -408,7 +1041,7 @@ type ListEntriesRequest struct {
 
 func (x *ListEntriesRequest) Reset() {
 	*x = ListEntriesRequest{}
-	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[6]
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -420,7 +1053,7 @@ func (x *ListEntriesRequest) String() string {
 func (*ListEntriesRequest) ProtoMessage() {}
 
 func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[6]
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -433,7 +1066,7 @@ func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntriesRequest.ProtoReflect.Descriptor instead.
 func (*ListEntriesRequest) Descriptor() ([]byte, []int) {
-	return file_bank_ledger_v1_ledger_proto_rawDescGZIP(), []int{6}
+	return file_bank_ledger_v1_ledger_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListEntriesRequest) GetAccountId() string {
@@ -470,7 +1103,7 @@ type ListEntriesResponse struct {
 
 func (x *ListEntriesResponse) Reset() {
 	*x = ListEntriesResponse{}
-	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[7]
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -482,7 +1115,7 @@ func (x *ListEntriesResponse) String() string {
 func (*ListEntriesResponse) ProtoMessage() {}
 
 func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[7]
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -495,7 +1128,7 @@ func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntriesResponse.ProtoReflect.Descriptor instead.
 func (*ListEntriesResponse) Descriptor() ([]byte, []int) {
-	return file_bank_ledger_v1_ledger_proto_rawDescGZIP(), []int{7}
+	return file_bank_ledger_v1_ledger_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListEntriesResponse) GetEntries() []*Entry {
@@ -521,7 +1154,7 @@ type CheckTrialBalanceRequest struct {
 
 func (x *CheckTrialBalanceRequest) Reset() {
 	*x = CheckTrialBalanceRequest{}
-	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[8]
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -533,7 +1166,7 @@ func (x *CheckTrialBalanceRequest) String() string {
 func (*CheckTrialBalanceRequest) ProtoMessage() {}
 
 func (x *CheckTrialBalanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[8]
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -546,7 +1179,7 @@ func (x *CheckTrialBalanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckTrialBalanceRequest.ProtoReflect.Descriptor instead.
 func (*CheckTrialBalanceRequest) Descriptor() ([]byte, []int) {
-	return file_bank_ledger_v1_ledger_proto_rawDescGZIP(), []int{8}
+	return file_bank_ledger_v1_ledger_proto_rawDescGZIP(), []int{17}
 }
 
 // CheckTrialBalanceResponse is the response of CheckTrialBalance.
@@ -566,7 +1199,7 @@ type CheckTrialBalanceResponse struct {
 
 func (x *CheckTrialBalanceResponse) Reset() {
 	*x = CheckTrialBalanceResponse{}
-	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[9]
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -578,7 +1211,7 @@ func (x *CheckTrialBalanceResponse) String() string {
 func (*CheckTrialBalanceResponse) ProtoMessage() {}
 
 func (x *CheckTrialBalanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[9]
+	mi := &file_bank_ledger_v1_ledger_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -591,7 +1224,7 @@ func (x *CheckTrialBalanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckTrialBalanceResponse.ProtoReflect.Descriptor instead.
 func (*CheckTrialBalanceResponse) Descriptor() ([]byte, []int) {
-	return file_bank_ledger_v1_ledger_proto_rawDescGZIP(), []int{9}
+	return file_bank_ledger_v1_ledger_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CheckTrialBalanceResponse) GetSums() []*v1.Money {
@@ -637,16 +1270,63 @@ const file_bank_ledger_v1_ledger_proto_rawDesc = "" +
 	"transferId\x12?\n" +
 	"\bpostings\x18\x02 \x03(\v2\x17.bank.ledger.v1.PostingB\n" +
 	"\xbaH\a\x92\x01\x04\b\x02\x10 R\bpostings\x12*\n" +
-	"\vdescription\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x8c\x01R\vdescription\"p\n" +
+	"\vdescription\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x8c\x01R\vdescription\"\x88\x01\n" +
 	"\x14PostTransferResponse\x12\x1f\n" +
 	"\vtransfer_id\x18\x01 \x01(\tR\n" +
 	"transferId\x127\n" +
-	"\tpost_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bpostTime\"d\n" +
+	"\tpost_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bpostTime\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\tR\x06digest\"\xb2\x02\n" +
+	"\x04Hold\x12\x17\n" +
+	"\ahold_id\x18\x01 \x01(\tR\x06holdId\x12\x1d\n" +
+	"\n" +
+	"account_id\x18\x02 \x01(\tR\taccountId\x12,\n" +
+	"\x06amount\x18\x03 \x01(\v2\x14.bank.money.v1.MoneyR\x06amount\x12/\n" +
+	"\x05state\x18\x04 \x01(\x0e2\x19.bank.ledger.v1.HoldStateR\x05state\x12\x1f\n" +
+	"\vtransfer_id\x18\x05 \x01(\tR\n" +
+	"transferId\x12;\n" +
+	"\vcreate_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x125\n" +
+	"\bend_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\"\xff\x01\n" +
+	"\x13ReserveFundsRequest\x125\n" +
+	"\ahold_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\b\x18@2\x11^[A-Za-z0-9._-]+$R\x06holdId\x128\n" +
+	"\n" +
+	"account_id\x18\x02 \x01(\tB\x19\xbaH\x16r\x142\x12^acc-[a-z2-7]{26}$R\taccountId\x12w\n" +
+	"\x06amount\x18\x03 \x01(\v2\x14.bank.money.v1.MoneyBI\xbaHF\xba\x01@\n" +
+	"\x14hold.amount.positive\x12\x12must be above zero\x1a\x14this.minor_units > 0\xc8\x01\x01R\x06amount\"@\n" +
+	"\x14ReserveFundsResponse\x12(\n" +
+	"\x04hold\x18\x01 \x01(\v2\x14.bank.ledger.v1.HoldR\x04hold\"\xf7\x01\n" +
+	"\x12CaptureHoldRequest\x125\n" +
+	"\ahold_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\b\x18@2\x11^[A-Za-z0-9._-]+$R\x06holdId\x12=\n" +
+	"\vtransfer_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x10\b\x18@2\x11^[A-Za-z0-9._-]+$R\n" +
+	"transferId\x12?\n" +
+	"\bpostings\x18\x03 \x03(\v2\x17.bank.ledger.v1.PostingB\n" +
+	"\xbaH\a\x92\x01\x04\b\x02\x10 R\bpostings\x12*\n" +
+	"\vdescription\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x8c\x01R\vdescription\"\x87\x01\n" +
+	"\x13CaptureHoldResponse\x12\x1f\n" +
+	"\vtransfer_id\x18\x01 \x01(\tR\n" +
+	"transferId\x127\n" +
+	"\tpost_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bpostTime\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\tR\x06digest\"K\n" +
+	"\x12ReleaseHoldRequest\x125\n" +
+	"\ahold_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\b\x18@2\x11^[A-Za-z0-9._-]+$R\x06holdId\"?\n" +
+	"\x13ReleaseHoldResponse\x12(\n" +
+	"\x04hold\x18\x01 \x01(\v2\x14.bank.ledger.v1.HoldR\x04hold\"\x9e\x01\n" +
+	"\x10ListHoldsRequest\x128\n" +
+	"\n" +
+	"account_id\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^acc-[a-z2-7]{26}$R\taccountId\x12'\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xc8\x01(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"g\n" +
+	"\x11ListHoldsResponse\x12*\n" +
+	"\x05holds\x18\x01 \x03(\v2\x14.bank.ledger.v1.HoldR\x05holds\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"d\n" +
 	"\x11GetBalanceRequest\x12O\n" +
 	"\n" +
-	"account_id\x18\x01 \x01(\tB0\xbaH-r+2)^(acc-[a-z2-7]{26}|bank-[a-z0-9-]{1,40})$R\taccountId\"F\n" +
+	"account_id\x18\x01 \x01(\tB0\xbaH-r+2)^(acc-[a-z2-7]{26}|bank-[a-z0-9-]{1,40})$R\taccountId\"p\n" +
 	"\x12GetBalanceResponse\x120\n" +
-	"\bbalances\x18\x01 \x03(\v2\x14.bank.money.v1.MoneyR\bbalances\"\xa7\x02\n" +
+	"\bbalances\x18\x01 \x03(\v2\x14.bank.money.v1.MoneyR\bbalances\x12(\n" +
+	"\x04held\x18\x02 \x03(\v2\x14.bank.money.v1.MoneyR\x04held\"\xa7\x02\n" +
 	"\x05Entry\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x03R\bsequence\x12\x1f\n" +
 	"\vtransfer_id\x18\x02 \x01(\tR\n" +
@@ -673,9 +1353,18 @@ const file_bank_ledger_v1_ledger_proto_rawDesc = "" +
 	"\x0etransfer_count\x18\x02 \x01(\x03R\rtransferCount\x12\x1f\n" +
 	"\ventry_count\x18\x03 \x01(\x03R\n" +
 	"entryCount\x12\x1a\n" +
-	"\bbalanced\x18\x04 \x01(\bR\bbalanced2\x81\x03\n" +
+	"\bbalanced\x18\x04 \x01(\bR\bbalanced*p\n" +
+	"\tHoldState\x12\x1a\n" +
+	"\x16HOLD_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11HOLD_STATE_ACTIVE\x10\x01\x12\x17\n" +
+	"\x13HOLD_STATE_CAPTURED\x10\x02\x12\x17\n" +
+	"\x13HOLD_STATE_RELEASED\x10\x032\xde\x05\n" +
 	"\rLedgerService\x12Y\n" +
-	"\fPostTransfer\x12#.bank.ledger.v1.PostTransferRequest\x1a$.bank.ledger.v1.PostTransferResponse\x12S\n" +
+	"\fPostTransfer\x12#.bank.ledger.v1.PostTransferRequest\x1a$.bank.ledger.v1.PostTransferResponse\x12Y\n" +
+	"\fReserveFunds\x12#.bank.ledger.v1.ReserveFundsRequest\x1a$.bank.ledger.v1.ReserveFundsResponse\x12V\n" +
+	"\vCaptureHold\x12\".bank.ledger.v1.CaptureHoldRequest\x1a#.bank.ledger.v1.CaptureHoldResponse\x12V\n" +
+	"\vReleaseHold\x12\".bank.ledger.v1.ReleaseHoldRequest\x1a#.bank.ledger.v1.ReleaseHoldResponse\x12P\n" +
+	"\tListHolds\x12 .bank.ledger.v1.ListHoldsRequest\x1a!.bank.ledger.v1.ListHoldsResponse\x12S\n" +
 	"\n" +
 	"GetBalance\x12!.bank.ledger.v1.GetBalanceRequest\x1a\".bank.ledger.v1.GetBalanceResponse\x12V\n" +
 	"\vListEntries\x12\".bank.ledger.v1.ListEntriesRequest\x1a#.bank.ledger.v1.ListEntriesResponse\x12h\n" +
@@ -693,44 +1382,74 @@ func file_bank_ledger_v1_ledger_proto_rawDescGZIP() []byte {
 	return file_bank_ledger_v1_ledger_proto_rawDescData
 }
 
-var file_bank_ledger_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_bank_ledger_v1_ledger_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_bank_ledger_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_bank_ledger_v1_ledger_proto_goTypes = []any{
-	(*Posting)(nil),                   // 0: bank.ledger.v1.Posting
-	(*PostTransferRequest)(nil),       // 1: bank.ledger.v1.PostTransferRequest
-	(*PostTransferResponse)(nil),      // 2: bank.ledger.v1.PostTransferResponse
-	(*GetBalanceRequest)(nil),         // 3: bank.ledger.v1.GetBalanceRequest
-	(*GetBalanceResponse)(nil),        // 4: bank.ledger.v1.GetBalanceResponse
-	(*Entry)(nil),                     // 5: bank.ledger.v1.Entry
-	(*ListEntriesRequest)(nil),        // 6: bank.ledger.v1.ListEntriesRequest
-	(*ListEntriesResponse)(nil),       // 7: bank.ledger.v1.ListEntriesResponse
-	(*CheckTrialBalanceRequest)(nil),  // 8: bank.ledger.v1.CheckTrialBalanceRequest
-	(*CheckTrialBalanceResponse)(nil), // 9: bank.ledger.v1.CheckTrialBalanceResponse
-	(*v1.Money)(nil),                  // 10: bank.money.v1.Money
-	(*timestamppb.Timestamp)(nil),     // 11: google.protobuf.Timestamp
+	(HoldState)(0),                    // 0: bank.ledger.v1.HoldState
+	(*Posting)(nil),                   // 1: bank.ledger.v1.Posting
+	(*PostTransferRequest)(nil),       // 2: bank.ledger.v1.PostTransferRequest
+	(*PostTransferResponse)(nil),      // 3: bank.ledger.v1.PostTransferResponse
+	(*Hold)(nil),                      // 4: bank.ledger.v1.Hold
+	(*ReserveFundsRequest)(nil),       // 5: bank.ledger.v1.ReserveFundsRequest
+	(*ReserveFundsResponse)(nil),      // 6: bank.ledger.v1.ReserveFundsResponse
+	(*CaptureHoldRequest)(nil),        // 7: bank.ledger.v1.CaptureHoldRequest
+	(*CaptureHoldResponse)(nil),       // 8: bank.ledger.v1.CaptureHoldResponse
+	(*ReleaseHoldRequest)(nil),        // 9: bank.ledger.v1.ReleaseHoldRequest
+	(*ReleaseHoldResponse)(nil),       // 10: bank.ledger.v1.ReleaseHoldResponse
+	(*ListHoldsRequest)(nil),          // 11: bank.ledger.v1.ListHoldsRequest
+	(*ListHoldsResponse)(nil),         // 12: bank.ledger.v1.ListHoldsResponse
+	(*GetBalanceRequest)(nil),         // 13: bank.ledger.v1.GetBalanceRequest
+	(*GetBalanceResponse)(nil),        // 14: bank.ledger.v1.GetBalanceResponse
+	(*Entry)(nil),                     // 15: bank.ledger.v1.Entry
+	(*ListEntriesRequest)(nil),        // 16: bank.ledger.v1.ListEntriesRequest
+	(*ListEntriesResponse)(nil),       // 17: bank.ledger.v1.ListEntriesResponse
+	(*CheckTrialBalanceRequest)(nil),  // 18: bank.ledger.v1.CheckTrialBalanceRequest
+	(*CheckTrialBalanceResponse)(nil), // 19: bank.ledger.v1.CheckTrialBalanceResponse
+	(*v1.Money)(nil),                  // 20: bank.money.v1.Money
+	(*timestamppb.Timestamp)(nil),     // 21: google.protobuf.Timestamp
 }
 var file_bank_ledger_v1_ledger_proto_depIdxs = []int32{
-	10, // 0: bank.ledger.v1.Posting.amount:type_name -> bank.money.v1.Money
-	0,  // 1: bank.ledger.v1.PostTransferRequest.postings:type_name -> bank.ledger.v1.Posting
-	11, // 2: bank.ledger.v1.PostTransferResponse.post_time:type_name -> google.protobuf.Timestamp
-	10, // 3: bank.ledger.v1.GetBalanceResponse.balances:type_name -> bank.money.v1.Money
-	10, // 4: bank.ledger.v1.Entry.amount:type_name -> bank.money.v1.Money
-	10, // 5: bank.ledger.v1.Entry.balance_after:type_name -> bank.money.v1.Money
-	11, // 6: bank.ledger.v1.Entry.post_time:type_name -> google.protobuf.Timestamp
-	5,  // 7: bank.ledger.v1.ListEntriesResponse.entries:type_name -> bank.ledger.v1.Entry
-	10, // 8: bank.ledger.v1.CheckTrialBalanceResponse.sums:type_name -> bank.money.v1.Money
-	1,  // 9: bank.ledger.v1.LedgerService.PostTransfer:input_type -> bank.ledger.v1.PostTransferRequest
-	3,  // 10: bank.ledger.v1.LedgerService.GetBalance:input_type -> bank.ledger.v1.GetBalanceRequest
-	6,  // 11: bank.ledger.v1.LedgerService.ListEntries:input_type -> bank.ledger.v1.ListEntriesRequest
-	8,  // 12: bank.ledger.v1.LedgerService.CheckTrialBalance:input_type -> bank.ledger.v1.CheckTrialBalanceRequest
-	2,  // 13: bank.ledger.v1.LedgerService.PostTransfer:output_type -> bank.ledger.v1.PostTransferResponse
-	4,  // 14: bank.ledger.v1.LedgerService.GetBalance:output_type -> bank.ledger.v1.GetBalanceResponse
-	7,  // 15: bank.ledger.v1.LedgerService.ListEntries:output_type -> bank.ledger.v1.ListEntriesResponse
-	9,  // 16: bank.ledger.v1.LedgerService.CheckTrialBalance:output_type -> bank.ledger.v1.CheckTrialBalanceResponse
-	13, // [13:17] is the sub-list for method output_type
-	9,  // [9:13] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	20, // 0: bank.ledger.v1.Posting.amount:type_name -> bank.money.v1.Money
+	1,  // 1: bank.ledger.v1.PostTransferRequest.postings:type_name -> bank.ledger.v1.Posting
+	21, // 2: bank.ledger.v1.PostTransferResponse.post_time:type_name -> google.protobuf.Timestamp
+	20, // 3: bank.ledger.v1.Hold.amount:type_name -> bank.money.v1.Money
+	0,  // 4: bank.ledger.v1.Hold.state:type_name -> bank.ledger.v1.HoldState
+	21, // 5: bank.ledger.v1.Hold.create_time:type_name -> google.protobuf.Timestamp
+	21, // 6: bank.ledger.v1.Hold.end_time:type_name -> google.protobuf.Timestamp
+	20, // 7: bank.ledger.v1.ReserveFundsRequest.amount:type_name -> bank.money.v1.Money
+	4,  // 8: bank.ledger.v1.ReserveFundsResponse.hold:type_name -> bank.ledger.v1.Hold
+	1,  // 9: bank.ledger.v1.CaptureHoldRequest.postings:type_name -> bank.ledger.v1.Posting
+	21, // 10: bank.ledger.v1.CaptureHoldResponse.post_time:type_name -> google.protobuf.Timestamp
+	4,  // 11: bank.ledger.v1.ReleaseHoldResponse.hold:type_name -> bank.ledger.v1.Hold
+	4,  // 12: bank.ledger.v1.ListHoldsResponse.holds:type_name -> bank.ledger.v1.Hold
+	20, // 13: bank.ledger.v1.GetBalanceResponse.balances:type_name -> bank.money.v1.Money
+	20, // 14: bank.ledger.v1.GetBalanceResponse.held:type_name -> bank.money.v1.Money
+	20, // 15: bank.ledger.v1.Entry.amount:type_name -> bank.money.v1.Money
+	20, // 16: bank.ledger.v1.Entry.balance_after:type_name -> bank.money.v1.Money
+	21, // 17: bank.ledger.v1.Entry.post_time:type_name -> google.protobuf.Timestamp
+	15, // 18: bank.ledger.v1.ListEntriesResponse.entries:type_name -> bank.ledger.v1.Entry
+	20, // 19: bank.ledger.v1.CheckTrialBalanceResponse.sums:type_name -> bank.money.v1.Money
+	2,  // 20: bank.ledger.v1.LedgerService.PostTransfer:input_type -> bank.ledger.v1.PostTransferRequest
+	5,  // 21: bank.ledger.v1.LedgerService.ReserveFunds:input_type -> bank.ledger.v1.ReserveFundsRequest
+	7,  // 22: bank.ledger.v1.LedgerService.CaptureHold:input_type -> bank.ledger.v1.CaptureHoldRequest
+	9,  // 23: bank.ledger.v1.LedgerService.ReleaseHold:input_type -> bank.ledger.v1.ReleaseHoldRequest
+	11, // 24: bank.ledger.v1.LedgerService.ListHolds:input_type -> bank.ledger.v1.ListHoldsRequest
+	13, // 25: bank.ledger.v1.LedgerService.GetBalance:input_type -> bank.ledger.v1.GetBalanceRequest
+	16, // 26: bank.ledger.v1.LedgerService.ListEntries:input_type -> bank.ledger.v1.ListEntriesRequest
+	18, // 27: bank.ledger.v1.LedgerService.CheckTrialBalance:input_type -> bank.ledger.v1.CheckTrialBalanceRequest
+	3,  // 28: bank.ledger.v1.LedgerService.PostTransfer:output_type -> bank.ledger.v1.PostTransferResponse
+	6,  // 29: bank.ledger.v1.LedgerService.ReserveFunds:output_type -> bank.ledger.v1.ReserveFundsResponse
+	8,  // 30: bank.ledger.v1.LedgerService.CaptureHold:output_type -> bank.ledger.v1.CaptureHoldResponse
+	10, // 31: bank.ledger.v1.LedgerService.ReleaseHold:output_type -> bank.ledger.v1.ReleaseHoldResponse
+	12, // 32: bank.ledger.v1.LedgerService.ListHolds:output_type -> bank.ledger.v1.ListHoldsResponse
+	14, // 33: bank.ledger.v1.LedgerService.GetBalance:output_type -> bank.ledger.v1.GetBalanceResponse
+	17, // 34: bank.ledger.v1.LedgerService.ListEntries:output_type -> bank.ledger.v1.ListEntriesResponse
+	19, // 35: bank.ledger.v1.LedgerService.CheckTrialBalance:output_type -> bank.ledger.v1.CheckTrialBalanceResponse
+	28, // [28:36] is the sub-list for method output_type
+	20, // [20:28] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_bank_ledger_v1_ledger_proto_init() }
@@ -743,13 +1462,14 @@ func file_bank_ledger_v1_ledger_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bank_ledger_v1_ledger_proto_rawDesc), len(file_bank_ledger_v1_ledger_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   10,
+			NumEnums:      1,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_bank_ledger_v1_ledger_proto_goTypes,
 		DependencyIndexes: file_bank_ledger_v1_ledger_proto_depIdxs,
+		EnumInfos:         file_bank_ledger_v1_ledger_proto_enumTypes,
 		MessageInfos:      file_bank_ledger_v1_ledger_proto_msgTypes,
 	}.Build()
 	File_bank_ledger_v1_ledger_proto = out.File

@@ -22,6 +22,10 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	LedgerService_PostTransfer_FullMethodName      = "/bank.ledger.v1.LedgerService/PostTransfer"
+	LedgerService_ReserveFunds_FullMethodName      = "/bank.ledger.v1.LedgerService/ReserveFunds"
+	LedgerService_CaptureHold_FullMethodName       = "/bank.ledger.v1.LedgerService/CaptureHold"
+	LedgerService_ReleaseHold_FullMethodName       = "/bank.ledger.v1.LedgerService/ReleaseHold"
+	LedgerService_ListHolds_FullMethodName         = "/bank.ledger.v1.LedgerService/ListHolds"
 	LedgerService_GetBalance_FullMethodName        = "/bank.ledger.v1.LedgerService/GetBalance"
 	LedgerService_ListEntries_FullMethodName       = "/bank.ledger.v1.LedgerService/ListEntries"
 	LedgerService_CheckTrialBalance_FullMethodName = "/bank.ledger.v1.LedgerService/CheckTrialBalance"
@@ -32,18 +36,53 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // LedgerService keeps the books by double entry: a transfer is a set of postings that sum to zero in each currency,
-// postings are never changed or removed, and a balance is the sum of an account's postings.
+// postings are never changed or removed, and a balance is the sum of an account's postings. What a hold reserves stays in the account's
+// balance, and nothing but the capture of that hold can spend it.
+//
+// An answer is on the disk before it is given. UNAVAILABLE with an ErrorInfo of domain bank.test and reason OUTCOME_UNKNOWN means that the
+// ledger itself does not know whether it wrote: the same request again answers what became of it. So does any error that a method
+// does not name.
 type LedgerServiceClient interface {
 	// PostTransfer writes one transfer, whole or not at all. It is idempotent by transfer_id: the same ID with the same
 	// content answers the first result again.
 	//
 	// Called by payments only: money moves because a payment was assessed, never otherwise.
 	//
-	// Errors: INVALID_ARGUMENT when the postings do not sum to zero in each currency; ALREADY_EXISTS when the transfer_id
-	// was used for other content; FAILED_PRECONDITION with an ErrorInfo of domain bank.test and reason INSUFFICIENT_FUNDS when a
-	// customer's account would go below zero, or BALANCE_OUT_OF_RANGE when a balance would leave the range of Money. After any
-	// other error the outcome is not known: send the same request again.
+	// Errors: INVALID_ARGUMENT when the postings do not sum to zero in each currency; ALREADY_EXISTS with an ErrorInfo of domain bank.test and
+	// reason TRANSFER_ID_REUSED when the transfer_id was used for other content, whose digest is the metadata "digest";
+	// FAILED_PRECONDITION with reason INSUFFICIENT_FUNDS when a customer's account would go below zero or below what is held of it, or
+	// BALANCE_OUT_OF_RANGE when a balance would leave the range of Money. After any other error the outcome is not known: send the same
+	// request again.
 	PostTransfer(ctx context.Context, in *PostTransferRequest, opts ...grpc.CallOption) (*PostTransferResponse, error)
+	// ReserveFunds sets money of a customer's account aside for one transfer to come. It is idempotent by hold_id: the same ID with the same
+	// content answers the hold that the first request made, in its present state.
+	//
+	// Called by payments only, for a payment in flight.
+	//
+	// Errors: ALREADY_EXISTS with reason HOLD_ID_REUSED and the metadata "digest" when the hold_id was used for other content;
+	// FAILED_PRECONDITION with reason INSUFFICIENT_FUNDS when less than the amount is available.
+	ReserveFunds(ctx context.Context, in *ReserveFundsRequest, opts ...grpc.CallOption) (*ReserveFundsResponse, error)
+	// CaptureHold posts a transfer out of a hold, and ends the hold: what the transfer does not take of it is available again. It is
+	// idempotent by transfer_id like PostTransfer, with which it shares the IDs.
+	//
+	// Called by payments only.
+	//
+	// Errors: those of PostTransfer; INVALID_ARGUMENT when the held account gives nothing in the hold's currency, or more than was held;
+	// NOT_FOUND when there is no such hold; FAILED_PRECONDITION with reason HOLD_RELEASED, or HOLD_CAPTURED when another
+	// transfer has captured it.
+	CaptureHold(ctx context.Context, in *CaptureHoldRequest, opts ...grpc.CallOption) (*CaptureHoldResponse, error)
+	// ReleaseHold makes what a hold reserves available again. Releasing a released hold changes nothing.
+	//
+	// Called by payments only, when the payment is not to be.
+	//
+	// Errors: NOT_FOUND when there is no such hold; FAILED_PRECONDITION with reason HOLD_CAPTURED when a transfer has captured it.
+	ReleaseHold(ctx context.Context, in *ReleaseHoldRequest, opts ...grpc.CallOption) (*ReleaseHoldResponse, error)
+	// ListHolds lists the active holds of an account, oldest first.
+	//
+	// Called by the operator only, to tell why money is not available.
+	//
+	// Errors: INVALID_ARGUMENT for a page token that this method did not issue for this account.
+	ListHolds(ctx context.Context, in *ListHoldsRequest, opts ...grpc.CallOption) (*ListHoldsResponse, error)
 	// GetBalance returns an account's balance. An account without postings has a balance of zero.
 	//
 	// Called by the gateway, to show customers their own, by accounts, before it closes an account, and by the operator.
@@ -74,6 +113,46 @@ func (c *ledgerServiceClient) PostTransfer(ctx context.Context, in *PostTransfer
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(PostTransferResponse)
 	err := c.cc.Invoke(ctx, LedgerService_PostTransfer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ledgerServiceClient) ReserveFunds(ctx context.Context, in *ReserveFundsRequest, opts ...grpc.CallOption) (*ReserveFundsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReserveFundsResponse)
+	err := c.cc.Invoke(ctx, LedgerService_ReserveFunds_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ledgerServiceClient) CaptureHold(ctx context.Context, in *CaptureHoldRequest, opts ...grpc.CallOption) (*CaptureHoldResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CaptureHoldResponse)
+	err := c.cc.Invoke(ctx, LedgerService_CaptureHold_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ledgerServiceClient) ReleaseHold(ctx context.Context, in *ReleaseHoldRequest, opts ...grpc.CallOption) (*ReleaseHoldResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReleaseHoldResponse)
+	err := c.cc.Invoke(ctx, LedgerService_ReleaseHold_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ledgerServiceClient) ListHolds(ctx context.Context, in *ListHoldsRequest, opts ...grpc.CallOption) (*ListHoldsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListHoldsResponse)
+	err := c.cc.Invoke(ctx, LedgerService_ListHolds_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -115,18 +194,53 @@ func (c *ledgerServiceClient) CheckTrialBalance(ctx context.Context, in *CheckTr
 // for forward compatibility.
 //
 // LedgerService keeps the books by double entry: a transfer is a set of postings that sum to zero in each currency,
-// postings are never changed or removed, and a balance is the sum of an account's postings.
+// postings are never changed or removed, and a balance is the sum of an account's postings. What a hold reserves stays in the account's
+// balance, and nothing but the capture of that hold can spend it.
+//
+// An answer is on the disk before it is given. UNAVAILABLE with an ErrorInfo of domain bank.test and reason OUTCOME_UNKNOWN means that the
+// ledger itself does not know whether it wrote: the same request again answers what became of it. So does any error that a method
+// does not name.
 type LedgerServiceServer interface {
 	// PostTransfer writes one transfer, whole or not at all. It is idempotent by transfer_id: the same ID with the same
 	// content answers the first result again.
 	//
 	// Called by payments only: money moves because a payment was assessed, never otherwise.
 	//
-	// Errors: INVALID_ARGUMENT when the postings do not sum to zero in each currency; ALREADY_EXISTS when the transfer_id
-	// was used for other content; FAILED_PRECONDITION with an ErrorInfo of domain bank.test and reason INSUFFICIENT_FUNDS when a
-	// customer's account would go below zero, or BALANCE_OUT_OF_RANGE when a balance would leave the range of Money. After any
-	// other error the outcome is not known: send the same request again.
+	// Errors: INVALID_ARGUMENT when the postings do not sum to zero in each currency; ALREADY_EXISTS with an ErrorInfo of domain bank.test and
+	// reason TRANSFER_ID_REUSED when the transfer_id was used for other content, whose digest is the metadata "digest";
+	// FAILED_PRECONDITION with reason INSUFFICIENT_FUNDS when a customer's account would go below zero or below what is held of it, or
+	// BALANCE_OUT_OF_RANGE when a balance would leave the range of Money. After any other error the outcome is not known: send the same
+	// request again.
 	PostTransfer(context.Context, *PostTransferRequest) (*PostTransferResponse, error)
+	// ReserveFunds sets money of a customer's account aside for one transfer to come. It is idempotent by hold_id: the same ID with the same
+	// content answers the hold that the first request made, in its present state.
+	//
+	// Called by payments only, for a payment in flight.
+	//
+	// Errors: ALREADY_EXISTS with reason HOLD_ID_REUSED and the metadata "digest" when the hold_id was used for other content;
+	// FAILED_PRECONDITION with reason INSUFFICIENT_FUNDS when less than the amount is available.
+	ReserveFunds(context.Context, *ReserveFundsRequest) (*ReserveFundsResponse, error)
+	// CaptureHold posts a transfer out of a hold, and ends the hold: what the transfer does not take of it is available again. It is
+	// idempotent by transfer_id like PostTransfer, with which it shares the IDs.
+	//
+	// Called by payments only.
+	//
+	// Errors: those of PostTransfer; INVALID_ARGUMENT when the held account gives nothing in the hold's currency, or more than was held;
+	// NOT_FOUND when there is no such hold; FAILED_PRECONDITION with reason HOLD_RELEASED, or HOLD_CAPTURED when another
+	// transfer has captured it.
+	CaptureHold(context.Context, *CaptureHoldRequest) (*CaptureHoldResponse, error)
+	// ReleaseHold makes what a hold reserves available again. Releasing a released hold changes nothing.
+	//
+	// Called by payments only, when the payment is not to be.
+	//
+	// Errors: NOT_FOUND when there is no such hold; FAILED_PRECONDITION with reason HOLD_CAPTURED when a transfer has captured it.
+	ReleaseHold(context.Context, *ReleaseHoldRequest) (*ReleaseHoldResponse, error)
+	// ListHolds lists the active holds of an account, oldest first.
+	//
+	// Called by the operator only, to tell why money is not available.
+	//
+	// Errors: INVALID_ARGUMENT for a page token that this method did not issue for this account.
+	ListHolds(context.Context, *ListHoldsRequest) (*ListHoldsResponse, error)
 	// GetBalance returns an account's balance. An account without postings has a balance of zero.
 	//
 	// Called by the gateway, to show customers their own, by accounts, before it closes an account, and by the operator.
@@ -155,6 +269,18 @@ type UnimplementedLedgerServiceServer struct{}
 
 func (UnimplementedLedgerServiceServer) PostTransfer(context.Context, *PostTransferRequest) (*PostTransferResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PostTransfer not implemented")
+}
+func (UnimplementedLedgerServiceServer) ReserveFunds(context.Context, *ReserveFundsRequest) (*ReserveFundsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReserveFunds not implemented")
+}
+func (UnimplementedLedgerServiceServer) CaptureHold(context.Context, *CaptureHoldRequest) (*CaptureHoldResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CaptureHold not implemented")
+}
+func (UnimplementedLedgerServiceServer) ReleaseHold(context.Context, *ReleaseHoldRequest) (*ReleaseHoldResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReleaseHold not implemented")
+}
+func (UnimplementedLedgerServiceServer) ListHolds(context.Context, *ListHoldsRequest) (*ListHoldsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListHolds not implemented")
 }
 func (UnimplementedLedgerServiceServer) GetBalance(context.Context, *GetBalanceRequest) (*GetBalanceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetBalance not implemented")
@@ -200,6 +326,78 @@ func _LedgerService_PostTransfer_Handler(srv interface{}, ctx context.Context, d
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(LedgerServiceServer).PostTransfer(ctx, req.(*PostTransferRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LedgerService_ReserveFunds_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReserveFundsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServiceServer).ReserveFunds(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LedgerService_ReserveFunds_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServiceServer).ReserveFunds(ctx, req.(*ReserveFundsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LedgerService_CaptureHold_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CaptureHoldRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServiceServer).CaptureHold(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LedgerService_CaptureHold_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServiceServer).CaptureHold(ctx, req.(*CaptureHoldRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LedgerService_ReleaseHold_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReleaseHoldRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServiceServer).ReleaseHold(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LedgerService_ReleaseHold_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServiceServer).ReleaseHold(ctx, req.(*ReleaseHoldRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LedgerService_ListHolds_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListHoldsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServiceServer).ListHolds(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LedgerService_ListHolds_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServiceServer).ListHolds(ctx, req.(*ListHoldsRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -268,6 +466,22 @@ var LedgerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "PostTransfer",
 			Handler:    _LedgerService_PostTransfer_Handler,
+		},
+		{
+			MethodName: "ReserveFunds",
+			Handler:    _LedgerService_ReserveFunds_Handler,
+		},
+		{
+			MethodName: "CaptureHold",
+			Handler:    _LedgerService_CaptureHold_Handler,
+		},
+		{
+			MethodName: "ReleaseHold",
+			Handler:    _LedgerService_ReleaseHold_Handler,
+		},
+		{
+			MethodName: "ListHolds",
+			Handler:    _LedgerService_ListHolds_Handler,
 		},
 		{
 			MethodName: "GetBalance",

@@ -26,23 +26,29 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// PaymentState is how far a payment has come.
+// PaymentState is how far a payment has come. Each state is stored before the step that follows from it is taken.
 type PaymentState int32
 
 const (
 	// Not a state; never stored.
 	PaymentState_PAYMENT_STATE_UNSPECIFIED PaymentState = 0
-	// Stored; nobody was asked yet.
+	// Stored; risk is to be asked.
 	PaymentState_PAYMENT_STATE_CREATED PaymentState = 1
-	// Risk agreed; to be posted.
+	// Risk agreed, or a person did; the money is to be set aside.
 	PaymentState_PAYMENT_STATE_ASSESSED PaymentState = 2
 	// In the books. Final.
 	PaymentState_PAYMENT_STATE_POSTED PaymentState = 3
-	// Refused by risk or by the ledger; see the reasons. Final.
+	// Refused; see the reasons. Final: nothing was posted, and nothing is set aside.
 	PaymentState_PAYMENT_STATE_REFUSED PaymentState = 4
-	// A person has to look: risk wants it so, or the ledger rejects what it was sent. Nothing was posted. No method goes on from here:
-	// it is final until there is one for the operator.
+	// The money is set aside; to be posted.
 	PaymentState_PAYMENT_STATE_HELD PaymentState = 5
+	// A person has to look (ReviewPayment): risk wants it so, or the ledger rejects what it was sent. While risk cannot be asked a
+	// payment is in review too, with the reason RISK_UNAVAILABLE; it goes on by itself when risk answers.
+	PaymentState_PAYMENT_STATE_IN_REVIEW PaymentState = 6
+	// The ledger was asked to post it and has not answered: it may be in the books. It is asked again until it says.
+	PaymentState_PAYMENT_STATE_UNKNOWN PaymentState = 7
+	// To be refused, once what is set aside for it is available again.
+	PaymentState_PAYMENT_STATE_RELEASING PaymentState = 8
 )
 
 // Enum value maps for PaymentState.
@@ -54,6 +60,9 @@ var (
 		3: "PAYMENT_STATE_POSTED",
 		4: "PAYMENT_STATE_REFUSED",
 		5: "PAYMENT_STATE_HELD",
+		6: "PAYMENT_STATE_IN_REVIEW",
+		7: "PAYMENT_STATE_UNKNOWN",
+		8: "PAYMENT_STATE_RELEASING",
 	}
 	PaymentState_value = map[string]int32{
 		"PAYMENT_STATE_UNSPECIFIED": 0,
@@ -62,6 +71,9 @@ var (
 		"PAYMENT_STATE_POSTED":      3,
 		"PAYMENT_STATE_REFUSED":     4,
 		"PAYMENT_STATE_HELD":        5,
+		"PAYMENT_STATE_IN_REVIEW":   6,
+		"PAYMENT_STATE_UNKNOWN":     7,
+		"PAYMENT_STATE_RELEASING":   8,
 	}
 )
 
@@ -145,11 +157,65 @@ func (PaymentKind) EnumDescriptor() ([]byte, []int) {
 	return file_bank_payments_v1_payments_proto_rawDescGZIP(), []int{1}
 }
 
+// ReviewDecision is what a person decided on a payment.
+type ReviewDecision int32
+
+const (
+	// Not a decision.
+	ReviewDecision_REVIEW_DECISION_UNSPECIFIED ReviewDecision = 0
+	// It goes on.
+	ReviewDecision_REVIEW_DECISION_APPROVE ReviewDecision = 1
+	// It is refused.
+	ReviewDecision_REVIEW_DECISION_REFUSE ReviewDecision = 2
+)
+
+// Enum value maps for ReviewDecision.
+var (
+	ReviewDecision_name = map[int32]string{
+		0: "REVIEW_DECISION_UNSPECIFIED",
+		1: "REVIEW_DECISION_APPROVE",
+		2: "REVIEW_DECISION_REFUSE",
+	}
+	ReviewDecision_value = map[string]int32{
+		"REVIEW_DECISION_UNSPECIFIED": 0,
+		"REVIEW_DECISION_APPROVE":     1,
+		"REVIEW_DECISION_REFUSE":      2,
+	}
+)
+
+func (x ReviewDecision) Enum() *ReviewDecision {
+	p := new(ReviewDecision)
+	*p = x
+	return p
+}
+
+func (x ReviewDecision) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReviewDecision) Descriptor() protoreflect.EnumDescriptor {
+	return file_bank_payments_v1_payments_proto_enumTypes[2].Descriptor()
+}
+
+func (ReviewDecision) Type() protoreflect.EnumType {
+	return &file_bank_payments_v1_payments_proto_enumTypes[2]
+}
+
+func (x ReviewDecision) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReviewDecision.Descriptor instead.
+func (ReviewDecision) EnumDescriptor() ([]byte, []int) {
+	return file_bank_payments_v1_payments_proto_rawDescGZIP(), []int{2}
+}
+
 // Reason says why a payment was refused or held.
 type Reason struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Stable and for programs: risk's codes, or after the ledger's answer INSUFFICIENT_FUNDS or BALANCE_OUT_OF_RANGE (refused) or
-	// LEDGER_REJECTED (held).
+	// Stable and for programs: risk's codes; RISK_UNAVAILABLE (in review); after the ledger's answer INSUFFICIENT_FUNDS or
+	// BALANCE_OUT_OF_RANGE (refused) or LEDGER_REJECTED (in review); ACCOUNT_FROZEN or ACCOUNT_CLOSED when an account went out of
+	// use on the way (refused); REVIEW_REFUSED.
 	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
 	// For people.
 	Message       string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
@@ -220,7 +286,7 @@ type Payment struct {
 	Reference string `protobuf:"bytes,7,opt,name=reference,proto3" json:"reference,omitempty"`
 	// How far it has come.
 	State PaymentState `protobuf:"varint,8,opt,name=state,proto3,enum=bank.payments.v1.PaymentState" json:"state,omitempty"`
-	// Why it was refused or held; empty otherwise.
+	// Why it was refused, is to be, or is in review; empty otherwise.
 	Reasons []*Reason `protobuf:"bytes,9,rep,name=reasons,proto3" json:"reasons,omitempty"`
 	// When it was made.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
@@ -905,6 +971,107 @@ func (x *WatchPaymentsResponse) GetCursor() string {
 	return ""
 }
 
+// ReviewPaymentRequest is the request of ReviewPayment.
+type ReviewPaymentRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The payment in review.
+	PaymentId string `protobuf:"bytes,1,opt,name=payment_id,json=paymentId,proto3" json:"payment_id,omitempty"`
+	// What the person decided.
+	Decision      ReviewDecision `protobuf:"varint,2,opt,name=decision,proto3,enum=bank.payments.v1.ReviewDecision" json:"decision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReviewPaymentRequest) Reset() {
+	*x = ReviewPaymentRequest{}
+	mi := &file_bank_payments_v1_payments_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReviewPaymentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReviewPaymentRequest) ProtoMessage() {}
+
+func (x *ReviewPaymentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bank_payments_v1_payments_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReviewPaymentRequest.ProtoReflect.Descriptor instead.
+func (*ReviewPaymentRequest) Descriptor() ([]byte, []int) {
+	return file_bank_payments_v1_payments_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ReviewPaymentRequest) GetPaymentId() string {
+	if x != nil {
+		return x.PaymentId
+	}
+	return ""
+}
+
+func (x *ReviewPaymentRequest) GetDecision() ReviewDecision {
+	if x != nil {
+		return x.Decision
+	}
+	return ReviewDecision_REVIEW_DECISION_UNSPECIFIED
+}
+
+// ReviewPaymentResponse is the response of ReviewPayment.
+type ReviewPaymentResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The payment in the state that it has reached.
+	Payment       *Payment `protobuf:"bytes,1,opt,name=payment,proto3" json:"payment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReviewPaymentResponse) Reset() {
+	*x = ReviewPaymentResponse{}
+	mi := &file_bank_payments_v1_payments_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReviewPaymentResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReviewPaymentResponse) ProtoMessage() {}
+
+func (x *ReviewPaymentResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bank_payments_v1_payments_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReviewPaymentResponse.ProtoReflect.Descriptor instead.
+func (*ReviewPaymentResponse) Descriptor() ([]byte, []int) {
+	return file_bank_payments_v1_payments_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ReviewPaymentResponse) GetPayment() *Payment {
+	if x != nil {
+		return x.Payment
+	}
+	return nil
+}
+
 var File_bank_payments_v1_payments_proto protoreflect.FileDescriptor
 
 const file_bank_payments_v1_payments_proto_rawDesc = "" +
@@ -972,25 +1139,40 @@ const file_bank_payments_v1_payments_proto_rawDesc = "" +
 	"\x06cursor\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\x06cursor\"d\n" +
 	"\x15WatchPaymentsResponse\x123\n" +
 	"\apayment\x18\x01 \x01(\v2\x19.bank.payments.v1.PaymentR\apayment\x12\x16\n" +
-	"\x06cursor\x18\x02 \x01(\tR\x06cursor*\xb1\x01\n" +
+	"\x06cursor\x18\x02 \x01(\tR\x06cursor\"\x9a\x01\n" +
+	"\x14ReviewPaymentRequest\x128\n" +
+	"\n" +
+	"payment_id\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^pay-[a-z2-7]{26}$R\tpaymentId\x12H\n" +
+	"\bdecision\x18\x02 \x01(\x0e2 .bank.payments.v1.ReviewDecisionB\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\bdecision\"L\n" +
+	"\x15ReviewPaymentResponse\x123\n" +
+	"\apayment\x18\x01 \x01(\v2\x19.bank.payments.v1.PaymentR\apayment*\x86\x02\n" +
 	"\fPaymentState\x12\x1d\n" +
 	"\x19PAYMENT_STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15PAYMENT_STATE_CREATED\x10\x01\x12\x1a\n" +
 	"\x16PAYMENT_STATE_ASSESSED\x10\x02\x12\x18\n" +
 	"\x14PAYMENT_STATE_POSTED\x10\x03\x12\x19\n" +
 	"\x15PAYMENT_STATE_REFUSED\x10\x04\x12\x16\n" +
-	"\x12PAYMENT_STATE_HELD\x10\x05*e\n" +
+	"\x12PAYMENT_STATE_HELD\x10\x05\x12\x1b\n" +
+	"\x17PAYMENT_STATE_IN_REVIEW\x10\x06\x12\x19\n" +
+	"\x15PAYMENT_STATE_UNKNOWN\x10\a\x12\x1b\n" +
+	"\x17PAYMENT_STATE_RELEASING\x10\b*e\n" +
 	"\vPaymentKind\x12\x1c\n" +
 	"\x18PAYMENT_KIND_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15PAYMENT_KIND_TRANSFER\x10\x01\x12\x1d\n" +
-	"\x19PAYMENT_KIND_CASH_DEPOSIT\x10\x022\xea\x03\n" +
+	"\x19PAYMENT_KIND_CASH_DEPOSIT\x10\x02*j\n" +
+	"\x0eReviewDecision\x12\x1f\n" +
+	"\x1bREVIEW_DECISION_UNSPECIFIED\x10\x00\x12\x1b\n" +
+	"\x17REVIEW_DECISION_APPROVE\x10\x01\x12\x1a\n" +
+	"\x16REVIEW_DECISION_REFUSE\x10\x022\xcc\x04\n" +
 	"\x0ePaymentService\x12`\n" +
 	"\rCreatePayment\x12&.bank.payments.v1.CreatePaymentRequest\x1a'.bank.payments.v1.CreatePaymentResponse\x12Z\n" +
 	"\vDepositCash\x12$.bank.payments.v1.DepositCashRequest\x1a%.bank.payments.v1.DepositCashResponse\x12W\n" +
 	"\n" +
 	"GetPayment\x12#.bank.payments.v1.GetPaymentRequest\x1a$.bank.payments.v1.GetPaymentResponse\x12]\n" +
 	"\fListPayments\x12%.bank.payments.v1.ListPaymentsRequest\x1a&.bank.payments.v1.ListPaymentsResponse\x12b\n" +
-	"\rWatchPayments\x12&.bank.payments.v1.WatchPaymentsRequest\x1a'.bank.payments.v1.WatchPaymentsResponse0\x01BOZMgithub.com/countersign-mesh/countersign/proto/gen/bank/payments/v1;paymentsv1b\x06proto3"
+	"\rWatchPayments\x12&.bank.payments.v1.WatchPaymentsRequest\x1a'.bank.payments.v1.WatchPaymentsResponse0\x01\x12`\n" +
+	"\rReviewPayment\x12&.bank.payments.v1.ReviewPaymentRequest\x1a'.bank.payments.v1.ReviewPaymentResponseBOZMgithub.com/countersign-mesh/countersign/proto/gen/bank/payments/v1;paymentsv1b\x06proto3"
 
 var (
 	file_bank_payments_v1_payments_proto_rawDescOnce sync.Once
@@ -1004,55 +1186,62 @@ func file_bank_payments_v1_payments_proto_rawDescGZIP() []byte {
 	return file_bank_payments_v1_payments_proto_rawDescData
 }
 
-var file_bank_payments_v1_payments_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_bank_payments_v1_payments_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_bank_payments_v1_payments_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_bank_payments_v1_payments_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_bank_payments_v1_payments_proto_goTypes = []any{
 	(PaymentState)(0),             // 0: bank.payments.v1.PaymentState
 	(PaymentKind)(0),              // 1: bank.payments.v1.PaymentKind
-	(*Reason)(nil),                // 2: bank.payments.v1.Reason
-	(*Payment)(nil),               // 3: bank.payments.v1.Payment
-	(*CreatePaymentRequest)(nil),  // 4: bank.payments.v1.CreatePaymentRequest
-	(*CreatePaymentResponse)(nil), // 5: bank.payments.v1.CreatePaymentResponse
-	(*DepositCashRequest)(nil),    // 6: bank.payments.v1.DepositCashRequest
-	(*DepositCashResponse)(nil),   // 7: bank.payments.v1.DepositCashResponse
-	(*GetPaymentRequest)(nil),     // 8: bank.payments.v1.GetPaymentRequest
-	(*GetPaymentResponse)(nil),    // 9: bank.payments.v1.GetPaymentResponse
-	(*ListPaymentsRequest)(nil),   // 10: bank.payments.v1.ListPaymentsRequest
-	(*ListPaymentsResponse)(nil),  // 11: bank.payments.v1.ListPaymentsResponse
-	(*WatchPaymentsRequest)(nil),  // 12: bank.payments.v1.WatchPaymentsRequest
-	(*WatchPaymentsResponse)(nil), // 13: bank.payments.v1.WatchPaymentsResponse
-	(*v1.Money)(nil),              // 14: bank.money.v1.Money
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(ReviewDecision)(0),           // 2: bank.payments.v1.ReviewDecision
+	(*Reason)(nil),                // 3: bank.payments.v1.Reason
+	(*Payment)(nil),               // 4: bank.payments.v1.Payment
+	(*CreatePaymentRequest)(nil),  // 5: bank.payments.v1.CreatePaymentRequest
+	(*CreatePaymentResponse)(nil), // 6: bank.payments.v1.CreatePaymentResponse
+	(*DepositCashRequest)(nil),    // 7: bank.payments.v1.DepositCashRequest
+	(*DepositCashResponse)(nil),   // 8: bank.payments.v1.DepositCashResponse
+	(*GetPaymentRequest)(nil),     // 9: bank.payments.v1.GetPaymentRequest
+	(*GetPaymentResponse)(nil),    // 10: bank.payments.v1.GetPaymentResponse
+	(*ListPaymentsRequest)(nil),   // 11: bank.payments.v1.ListPaymentsRequest
+	(*ListPaymentsResponse)(nil),  // 12: bank.payments.v1.ListPaymentsResponse
+	(*WatchPaymentsRequest)(nil),  // 13: bank.payments.v1.WatchPaymentsRequest
+	(*WatchPaymentsResponse)(nil), // 14: bank.payments.v1.WatchPaymentsResponse
+	(*ReviewPaymentRequest)(nil),  // 15: bank.payments.v1.ReviewPaymentRequest
+	(*ReviewPaymentResponse)(nil), // 16: bank.payments.v1.ReviewPaymentResponse
+	(*v1.Money)(nil),              // 17: bank.money.v1.Money
+	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
 }
 var file_bank_payments_v1_payments_proto_depIdxs = []int32{
 	1,  // 0: bank.payments.v1.Payment.kind:type_name -> bank.payments.v1.PaymentKind
-	14, // 1: bank.payments.v1.Payment.amount:type_name -> bank.money.v1.Money
+	17, // 1: bank.payments.v1.Payment.amount:type_name -> bank.money.v1.Money
 	0,  // 2: bank.payments.v1.Payment.state:type_name -> bank.payments.v1.PaymentState
-	2,  // 3: bank.payments.v1.Payment.reasons:type_name -> bank.payments.v1.Reason
-	15, // 4: bank.payments.v1.Payment.create_time:type_name -> google.protobuf.Timestamp
-	15, // 5: bank.payments.v1.Payment.update_time:type_name -> google.protobuf.Timestamp
-	14, // 6: bank.payments.v1.CreatePaymentRequest.amount:type_name -> bank.money.v1.Money
-	3,  // 7: bank.payments.v1.CreatePaymentResponse.payment:type_name -> bank.payments.v1.Payment
-	14, // 8: bank.payments.v1.DepositCashRequest.amount:type_name -> bank.money.v1.Money
-	3,  // 9: bank.payments.v1.DepositCashResponse.payment:type_name -> bank.payments.v1.Payment
-	3,  // 10: bank.payments.v1.GetPaymentResponse.payment:type_name -> bank.payments.v1.Payment
-	3,  // 11: bank.payments.v1.ListPaymentsResponse.payments:type_name -> bank.payments.v1.Payment
-	3,  // 12: bank.payments.v1.WatchPaymentsResponse.payment:type_name -> bank.payments.v1.Payment
-	4,  // 13: bank.payments.v1.PaymentService.CreatePayment:input_type -> bank.payments.v1.CreatePaymentRequest
-	6,  // 14: bank.payments.v1.PaymentService.DepositCash:input_type -> bank.payments.v1.DepositCashRequest
-	8,  // 15: bank.payments.v1.PaymentService.GetPayment:input_type -> bank.payments.v1.GetPaymentRequest
-	10, // 16: bank.payments.v1.PaymentService.ListPayments:input_type -> bank.payments.v1.ListPaymentsRequest
-	12, // 17: bank.payments.v1.PaymentService.WatchPayments:input_type -> bank.payments.v1.WatchPaymentsRequest
-	5,  // 18: bank.payments.v1.PaymentService.CreatePayment:output_type -> bank.payments.v1.CreatePaymentResponse
-	7,  // 19: bank.payments.v1.PaymentService.DepositCash:output_type -> bank.payments.v1.DepositCashResponse
-	9,  // 20: bank.payments.v1.PaymentService.GetPayment:output_type -> bank.payments.v1.GetPaymentResponse
-	11, // 21: bank.payments.v1.PaymentService.ListPayments:output_type -> bank.payments.v1.ListPaymentsResponse
-	13, // 22: bank.payments.v1.PaymentService.WatchPayments:output_type -> bank.payments.v1.WatchPaymentsResponse
-	18, // [18:23] is the sub-list for method output_type
-	13, // [13:18] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	3,  // 3: bank.payments.v1.Payment.reasons:type_name -> bank.payments.v1.Reason
+	18, // 4: bank.payments.v1.Payment.create_time:type_name -> google.protobuf.Timestamp
+	18, // 5: bank.payments.v1.Payment.update_time:type_name -> google.protobuf.Timestamp
+	17, // 6: bank.payments.v1.CreatePaymentRequest.amount:type_name -> bank.money.v1.Money
+	4,  // 7: bank.payments.v1.CreatePaymentResponse.payment:type_name -> bank.payments.v1.Payment
+	17, // 8: bank.payments.v1.DepositCashRequest.amount:type_name -> bank.money.v1.Money
+	4,  // 9: bank.payments.v1.DepositCashResponse.payment:type_name -> bank.payments.v1.Payment
+	4,  // 10: bank.payments.v1.GetPaymentResponse.payment:type_name -> bank.payments.v1.Payment
+	4,  // 11: bank.payments.v1.ListPaymentsResponse.payments:type_name -> bank.payments.v1.Payment
+	4,  // 12: bank.payments.v1.WatchPaymentsResponse.payment:type_name -> bank.payments.v1.Payment
+	2,  // 13: bank.payments.v1.ReviewPaymentRequest.decision:type_name -> bank.payments.v1.ReviewDecision
+	4,  // 14: bank.payments.v1.ReviewPaymentResponse.payment:type_name -> bank.payments.v1.Payment
+	5,  // 15: bank.payments.v1.PaymentService.CreatePayment:input_type -> bank.payments.v1.CreatePaymentRequest
+	7,  // 16: bank.payments.v1.PaymentService.DepositCash:input_type -> bank.payments.v1.DepositCashRequest
+	9,  // 17: bank.payments.v1.PaymentService.GetPayment:input_type -> bank.payments.v1.GetPaymentRequest
+	11, // 18: bank.payments.v1.PaymentService.ListPayments:input_type -> bank.payments.v1.ListPaymentsRequest
+	13, // 19: bank.payments.v1.PaymentService.WatchPayments:input_type -> bank.payments.v1.WatchPaymentsRequest
+	15, // 20: bank.payments.v1.PaymentService.ReviewPayment:input_type -> bank.payments.v1.ReviewPaymentRequest
+	6,  // 21: bank.payments.v1.PaymentService.CreatePayment:output_type -> bank.payments.v1.CreatePaymentResponse
+	8,  // 22: bank.payments.v1.PaymentService.DepositCash:output_type -> bank.payments.v1.DepositCashResponse
+	10, // 23: bank.payments.v1.PaymentService.GetPayment:output_type -> bank.payments.v1.GetPaymentResponse
+	12, // 24: bank.payments.v1.PaymentService.ListPayments:output_type -> bank.payments.v1.ListPaymentsResponse
+	14, // 25: bank.payments.v1.PaymentService.WatchPayments:output_type -> bank.payments.v1.WatchPaymentsResponse
+	16, // 26: bank.payments.v1.PaymentService.ReviewPayment:output_type -> bank.payments.v1.ReviewPaymentResponse
+	21, // [21:27] is the sub-list for method output_type
+	15, // [15:21] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_bank_payments_v1_payments_proto_init() }
@@ -1065,8 +1254,8 @@ func file_bank_payments_v1_payments_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bank_payments_v1_payments_proto_rawDesc), len(file_bank_payments_v1_payments_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   12,
+			NumEnums:      3,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -26,6 +26,7 @@ const (
 	PaymentService_GetPayment_FullMethodName    = "/bank.payments.v1.PaymentService/GetPayment"
 	PaymentService_ListPayments_FullMethodName  = "/bank.payments.v1.PaymentService/ListPayments"
 	PaymentService_WatchPayments_FullMethodName = "/bank.payments.v1.PaymentService/WatchPayments"
+	PaymentService_ReviewPayment_FullMethodName = "/bank.payments.v1.PaymentService/ReviewPayment"
 )
 
 // PaymentServiceClient is the client API for PaymentService service.
@@ -42,8 +43,9 @@ type PaymentServiceClient interface {
 	//
 	// Errors: ALREADY_EXISTS when the request_id was used for other content; FAILED_PRECONDITION when an account is closed or
 	// of another currency; NOT_FOUND when an account does not exist. A payment that risk or the ledger refuses is no
-	// error: it is returned in PAYMENT_STATE_REFUSED or PAYMENT_STATE_HELD with its reasons. UNAVAILABLE means that the outcome is not yet
-	// known: send the same request again.
+	// error: it is returned in PAYMENT_STATE_REFUSED or PAYMENT_STATE_IN_REVIEW with its reasons. Nor is one that cannot go on at the moment: it is
+	// returned in the state that it has reached, and goes on by itself. UNAVAILABLE means that it is not known whether there is a payment:
+	// send the same request again.
 	CreatePayment(ctx context.Context, in *CreatePaymentRequest, opts ...grpc.CallOption) (*CreatePaymentResponse, error)
 	// DepositCash credits cash that was paid in at the counter. It is idempotent by request_id like CreatePayment.
 	//
@@ -66,7 +68,16 @@ type PaymentServiceClient interface {
 	// it saw misses nothing and sees nothing twice.
 	//
 	// Called by the gateway, for customers who watch their own account, and by the operator.
+	//
+	// Errors: INVALID_ARGUMENT for a cursor that this method did not issue for this account.
 	WatchPayments(ctx context.Context, in *WatchPaymentsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchPaymentsResponse], error)
+	// ReviewPayment decides on a payment in PAYMENT_STATE_IN_REVIEW: approved, it goes on without being assessed again; otherwise it is refused, and
+	// what was set aside for it is available again. The same decision again answers the payment in its present state.
+	//
+	// Called by the operator only.
+	//
+	// Errors: NOT_FOUND; FAILED_PRECONDITION when the payment is not in review, or the other decision was taken before.
+	ReviewPayment(ctx context.Context, in *ReviewPaymentRequest, opts ...grpc.CallOption) (*ReviewPaymentResponse, error)
 }
 
 type paymentServiceClient struct {
@@ -136,6 +147,16 @@ func (c *paymentServiceClient) WatchPayments(ctx context.Context, in *WatchPayme
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PaymentService_WatchPaymentsClient = grpc.ServerStreamingClient[WatchPaymentsResponse]
 
+func (c *paymentServiceClient) ReviewPayment(ctx context.Context, in *ReviewPaymentRequest, opts ...grpc.CallOption) (*ReviewPaymentResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReviewPaymentResponse)
+	err := c.cc.Invoke(ctx, PaymentService_ReviewPayment_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PaymentServiceServer is the server API for PaymentService service.
 // All implementations must embed UnimplementedPaymentServiceServer
 // for forward compatibility.
@@ -150,8 +171,9 @@ type PaymentServiceServer interface {
 	//
 	// Errors: ALREADY_EXISTS when the request_id was used for other content; FAILED_PRECONDITION when an account is closed or
 	// of another currency; NOT_FOUND when an account does not exist. A payment that risk or the ledger refuses is no
-	// error: it is returned in PAYMENT_STATE_REFUSED or PAYMENT_STATE_HELD with its reasons. UNAVAILABLE means that the outcome is not yet
-	// known: send the same request again.
+	// error: it is returned in PAYMENT_STATE_REFUSED or PAYMENT_STATE_IN_REVIEW with its reasons. Nor is one that cannot go on at the moment: it is
+	// returned in the state that it has reached, and goes on by itself. UNAVAILABLE means that it is not known whether there is a payment:
+	// send the same request again.
 	CreatePayment(context.Context, *CreatePaymentRequest) (*CreatePaymentResponse, error)
 	// DepositCash credits cash that was paid in at the counter. It is idempotent by request_id like CreatePayment.
 	//
@@ -174,7 +196,16 @@ type PaymentServiceServer interface {
 	// it saw misses nothing and sees nothing twice.
 	//
 	// Called by the gateway, for customers who watch their own account, and by the operator.
+	//
+	// Errors: INVALID_ARGUMENT for a cursor that this method did not issue for this account.
 	WatchPayments(*WatchPaymentsRequest, grpc.ServerStreamingServer[WatchPaymentsResponse]) error
+	// ReviewPayment decides on a payment in PAYMENT_STATE_IN_REVIEW: approved, it goes on without being assessed again; otherwise it is refused, and
+	// what was set aside for it is available again. The same decision again answers the payment in its present state.
+	//
+	// Called by the operator only.
+	//
+	// Errors: NOT_FOUND; FAILED_PRECONDITION when the payment is not in review, or the other decision was taken before.
+	ReviewPayment(context.Context, *ReviewPaymentRequest) (*ReviewPaymentResponse, error)
 	mustEmbedUnimplementedPaymentServiceServer()
 }
 
@@ -199,6 +230,9 @@ func (UnimplementedPaymentServiceServer) ListPayments(context.Context, *ListPaym
 }
 func (UnimplementedPaymentServiceServer) WatchPayments(*WatchPaymentsRequest, grpc.ServerStreamingServer[WatchPaymentsResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchPayments not implemented")
+}
+func (UnimplementedPaymentServiceServer) ReviewPayment(context.Context, *ReviewPaymentRequest) (*ReviewPaymentResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReviewPayment not implemented")
 }
 func (UnimplementedPaymentServiceServer) mustEmbedUnimplementedPaymentServiceServer() {}
 func (UnimplementedPaymentServiceServer) testEmbeddedByValue()                        {}
@@ -304,6 +338,24 @@ func _PaymentService_WatchPayments_Handler(srv interface{}, stream grpc.ServerSt
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PaymentService_WatchPaymentsServer = grpc.ServerStreamingServer[WatchPaymentsResponse]
 
+func _PaymentService_ReviewPayment_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReviewPaymentRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PaymentServiceServer).ReviewPayment(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PaymentService_ReviewPayment_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PaymentServiceServer).ReviewPayment(ctx, req.(*ReviewPaymentRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // PaymentService_ServiceDesc is the grpc.ServiceDesc for PaymentService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -326,6 +378,10 @@ var PaymentService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListPayments",
 			Handler:    _PaymentService_ListPayments_Handler,
+		},
+		{
+			MethodName: "ReviewPayment",
+			Handler:    _PaymentService_ReviewPayment_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

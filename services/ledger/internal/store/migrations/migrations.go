@@ -6,5 +6,5 @@ import "embed"
 
 // FS holds the steps as goose SQL files.
 //
-//go:embed *.sql
+//go:embed sqlite
 var FS embed.FS
