@@ -10,13 +10,11 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/countersign-mesh/countersign/pkg/database"
 	"github.com/countersign-mesh/countersign/pkg/mesh"
 	"github.com/countersign-mesh/countersign/pkg/settings"
 	ledgerv1 "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
 	"github.com/countersign-mesh/countersign/services/ledger/internal/rpc"
 	"github.com/countersign-mesh/countersign/services/ledger/internal/store"
-	"github.com/countersign-mesh/countersign/services/ledger/internal/store/migrations"
 )
 
 func main() {
@@ -33,7 +31,7 @@ func main() {
 type config struct {
 	mesh.Flags `embed:""`
 
-	DSN   settings.DSN    `default:"sqlite:ledger.db" placeholder:"DSN" help:"Where the books are kept: sqlite:PATH."`
+	DSN   settings.DSN    `default:"sqlite:ledger.db" placeholder:"DSN" help:"Where the books are kept: sqlite:PATH or postgres://…."`
 	Audit settings.Target `required:"" placeholder:"TARGET" help:"The audit service, such as dns:///audit:8443."`
 }
 
@@ -43,12 +41,12 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	return mesh.Run(ctx, cfg.Flags, func(ctx context.Context, p *mesh.Process) error {
-		db, err := database.Open(ctx, string(cfg.DSN), migrations.FS)
+		books, err := store.Open(ctx, string(cfg.DSN))
 		if err != nil {
 			return err
 		}
-		p.Defer(db.Close)
-		p.Ready("database", db.PingContext)
+		p.Defer(books.Close)
+		p.Ready("database", books.Ping)
 		records, err := p.AuditTo(cfg.Audit)
 		if err != nil {
 			return err
@@ -57,7 +55,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		ledgerv1.RegisterLedgerServiceServer(s, rpc.New(store.New(db), p.Log))
+		ledgerv1.RegisterLedgerServiceServer(s, rpc.New(books, p.Log))
 		return nil
 	})
 }

@@ -1,26 +1,13 @@
-// Package ledger is double entry: what a transfer is, and which transfers the books may take.
+// Package ledger is double entry: what a transfer and a hold are, and which of them the books may take.
 //
 // It knows the rules and no storage. Amounts are integers in minor units, and every sum is checked for overflow: a sum that
 // wraps around is money out of nothing.
 package ledger
 
 import (
-	"errors"
+	"crypto/sha256"
 	"strings"
 	"time"
-)
-
-var (
-	// ErrInvalid is returned for a transfer that the books can never take.
-	ErrInvalid = errors.New("transfer is invalid")
-	// ErrConflict is returned for a transfer ID that was used for other content.
-	ErrConflict = errors.New("transfer_id was used for another transfer")
-	// ErrInsufficientFunds is returned for a transfer after which a customer's account would be below zero.
-	ErrInsufficientFunds = errors.New("insufficient funds")
-	// ErrBalanceRange is returned for a transfer after which a balance would be further from zero than MaxBalance.
-	ErrBalanceRange = errors.New("balance out of range")
-	// ErrDamaged is returned when the books contradict themselves.
-	ErrDamaged = errors.New("the books are damaged")
 )
 
 // MaxBalance is how far a balance may be from zero, in minor units, on either side: what bank.money.v1.Money can say. It is so far
@@ -43,9 +30,19 @@ type Posting struct {
 // Transfer is what a caller wants written in the books.
 type Transfer struct {
 	// ID is chosen by the caller and unique in the books.
-	ID          string
+	ID string
+	// HoldID is the hold that the transfer captures; empty when it captures none.
+	HoldID      string
 	Postings    []Posting
 	Description string
+}
+
+// Posted is what the books say of a transfer that is in them.
+type Posted struct {
+	// Time is when it was posted, in whole microseconds.
+	Time time.Time
+	// Digest is that of the transfer's content.
+	Digest [sha256.Size]byte
 }
 
 // Entry is a posting as the books hold it.
@@ -58,6 +55,13 @@ type Entry struct {
 	BalanceAfter Money
 	Description  string
 	PostTime     time.Time
+}
+
+// Balance is what an account has in a currency.
+type Balance struct {
+	Money
+	// Held is how much of it active holds have set aside, in minor units. The rest is available.
+	Held int64
 }
 
 // TrialBalance is the sum of the whole books. Books in order sum to zero in each currency.

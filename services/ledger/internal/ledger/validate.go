@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // Validate reports everything that is wrong with a transfer by itself, whatever the books hold. The error is ErrInvalid.
@@ -23,10 +24,21 @@ func (t Transfer) Validate() error {
 	}
 	errs = append(errs, t.checkPostings()...)
 	errs = append(errs, t.checkSums()...)
+	errs = append(errs, checkTexts(t.ID, t.HoldID, t.Description)...)
 	if len(errs) > 0 {
-		return fmt.Errorf("%w: %w", ErrInvalid, errors.Join(errs...))
+		return fmt.Errorf("the transfer is %w: %w", ErrInvalid, errors.Join(errs...))
 	}
 	return nil
+}
+
+// checkTexts refuses what not every database can keep as a text.
+func checkTexts(texts ...string) (errs []error) {
+	for _, s := range texts {
+		if !utf8.ValidString(s) || strings.Contains(s, "\x00") {
+			errs = append(errs, fmt.Errorf("%q is not valid UTF-8 without NUL", s))
+		}
+	}
+	return errs
 }
 
 // checkPostings looks at each posting, and for an account that occurs twice in a currency: which balance comes after which
@@ -39,6 +51,7 @@ func (t Transfer) checkPostings() (errs []error) {
 			errs = append(errs, fmt.Errorf("posting %d: account %q is neither a customer's (%s…) nor the bank's (%s…)",
 				i+1, p.Account, customerPrefix, bankPrefix))
 		}
+		errs = append(errs, checkTexts(p.Account, p.Amount.Currency)...)
 		if p.Amount.Minor == 0 {
 			errs = append(errs, fmt.Errorf("posting %d: the amount is zero", i+1))
 		}
@@ -81,19 +94,32 @@ func (t Transfer) Digest() [sha256.Size]byte {
 		return cmp.Or(cmp.Compare(a.Account, b.Account), cmp.Compare(a.Amount.Currency, b.Amount.Currency),
 			cmp.Compare(a.Amount.Minor, b.Amount.Minor))
 	})
-	// Each text goes in behind its length, so that no two contents run into the same bytes.
-	var content []byte
-	text := func(s string) {
-		content = binary.BigEndian.AppendUint64(content, uint64(len(s)))
-		content = append(content, s...)
+	var c content
+	if t.HoldID == "" { // as it was before there were holds, so that books from then stay as they are
+		c.text("bank.ledger transfer 1")
+		c.text(t.ID)
+	} else {
+		c.text("bank.ledger transfer 2")
+		c.text(t.ID)
+		c.text(t.HoldID)
 	}
-	text("bank.ledger transfer 1")
-	text(t.ID)
-	text(t.Description)
+	c.text(t.Description)
 	for _, p := range postings {
-		text(p.Account)
-		text(p.Amount.Currency)
-		text(strconv.FormatInt(p.Amount.Minor, 10))
+		c.text(p.Account)
+		c.money(p.Amount)
 	}
-	return sha256.Sum256(content)
+	return sha256.Sum256(c)
+}
+
+// content is what a digest is taken of. Each text goes in behind its length, so that no two contents run into the same bytes.
+type content []byte
+
+func (c *content) text(s string) {
+	*c = binary.BigEndian.AppendUint64(*c, uint64(len(s)))
+	*c = append(*c, s...)
+}
+
+func (c *content) money(m Money) {
+	c.text(m.Currency)
+	c.text(strconv.FormatInt(m.Minor, 10))
 }

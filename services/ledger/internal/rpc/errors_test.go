@@ -74,7 +74,7 @@ func TestInsufficientFundsAreForPrograms(t *testing.T) {
 func TestABalanceBeyondAllBoundsIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
-	if _, err := s.db.ExecContext(t.Context(), "INSERT INTO balances VALUES (?, 'EUR', 9223372036854775807)", alice); err != nil {
+	if _, err := s.db.ExecContext(t.Context(), "INSERT INTO balances VALUES (?, 'EUR', 9223372036854775807, 0)", alice); err != nil {
 		t.Fatal(err)
 	}
 	_, err := s.as(t, "/payments").PostTransfer(t.Context(), pay("deposit-1", cash, alice, 1))
@@ -126,7 +126,7 @@ func TestAFailureOfTheDatabaseStaysInside(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
 	payments, operator := s.as(t, "/payments"), s.as(t, "/operator")
-	if err := s.db.Close(); err != nil {
+	if err := s.books.Close(); err != nil {
 		t.Fatal(err)
 	}
 	calls := map[string]func() error{

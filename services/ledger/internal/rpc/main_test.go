@@ -3,6 +3,7 @@ package rpc_test
 import (
 	"bytes"
 	"database/sql"
+	"errors"
 	"log/slog"
 	"path/filepath"
 	"sync"
@@ -30,22 +31,28 @@ const (
 
 // service is a ledger that serves over mutual TLS under the bank's own policy.
 type service struct {
-	mesh *meshtest.Mesh
-	addr string
-	db   *sql.DB
-	log  *logBuffer
+	mesh  *meshtest.Mesh
+	addr  string
+	books *store.Store
+	db    *sql.DB // the same books
+	log   *logBuffer
 }
 
 func newService(t *testing.T) *service {
 	t.Helper()
-	db, err := database.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "ledger.db"), migrations.FS)
+	dsn := "sqlite:" + filepath.Join(t.TempDir(), "ledger.db")
+	books, err := store.Open(t.Context(), dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = db.Close() }) // a test may have closed it before
-	s := &service{mesh: meshtest.Open(t, "bank.test", "../../../../deploy/policy/bank.yaml"), db: db, log: &logBuffer{}}
+	db, err := database.Open(t.Context(), dsn, migrations.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = errors.Join(db.Close(), books.Close()) }) // a test may have closed them before
+	s := &service{mesh: meshtest.Open(t, "bank.test", "../../../../deploy/policy/bank.yaml"), books: books, db: db, log: &logBuffer{}}
 	s.addr = s.mesh.Serve(t, "/ledger", func(r grpc.ServiceRegistrar) {
-		ledgerv1.RegisterLedgerServiceServer(r, rpc.New(store.New(db), slog.New(slog.NewTextHandler(s.log, nil))))
+		ledgerv1.RegisterLedgerServiceServer(r, rpc.New(books, slog.New(slog.NewTextHandler(s.log, nil))))
 	})
 	return s
 }

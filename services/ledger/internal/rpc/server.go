@@ -4,6 +4,7 @@ package rpc
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"log/slog"
 
@@ -11,7 +12,6 @@ import (
 
 	"github.com/countersign-mesh/countersign/pkg/pagetoken"
 	ledgerv1 "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
-	moneyv1 "github.com/countersign-mesh/countersign/proto/gen/bank/money/v1"
 	"github.com/countersign-mesh/countersign/services/ledger/internal/ledger"
 	"github.com/countersign-mesh/countersign/services/ledger/internal/store"
 )
@@ -32,18 +32,17 @@ func New(books *store.Store, log *slog.Logger) *Server { return &Server{books: b
 
 // PostTransfer implements LedgerServiceServer.
 func (s *Server) PostTransfer(ctx context.Context, req *ledgerv1.PostTransferRequest) (*ledgerv1.PostTransferResponse, error) {
-	t := ledger.Transfer{ID: req.GetTransferId(), Description: req.GetDescription()}
-	for _, p := range req.GetPostings() {
-		t.Postings = append(t.Postings, ledger.Posting{
-			Account: p.GetAccountId(),
-			Amount:  ledger.Money{Currency: p.GetAmount().GetCurrencyCode(), Minor: p.GetAmount().GetMinorUnits()},
-		})
-	}
-	posted, err := s.books.Post(ctx, t)
+	posted, err := s.books.Post(ctx, ledger.Transfer{
+		ID: req.GetTransferId(), Postings: postings(req.GetPostings()), Description: req.GetDescription(),
+	})
 	if err != nil {
 		return nil, s.status(ctx, err)
 	}
-	return &ledgerv1.PostTransferResponse{TransferId: t.ID, PostTime: timestamppb.New(posted)}, nil
+	return &ledgerv1.PostTransferResponse{
+		TransferId: req.GetTransferId(),
+		PostTime:   timestamppb.New(posted.Time),
+		Digest:     hex.EncodeToString(posted.Digest[:]),
+	}, nil
 }
 
 // GetBalance implements LedgerServiceServer.
@@ -52,7 +51,14 @@ func (s *Server) GetBalance(ctx context.Context, req *ledgerv1.GetBalanceRequest
 	if err != nil {
 		return nil, s.status(ctx, err)
 	}
-	return &ledgerv1.GetBalanceResponse{Balances: moneys(balances)}, nil
+	resp := &ledgerv1.GetBalanceResponse{}
+	for _, b := range balances {
+		resp.Balances = append(resp.Balances, money(b.Money))
+		if b.Held != 0 {
+			resp.Held = append(resp.Held, money(ledger.Money{Currency: b.Currency, Minor: b.Held}))
+		}
+	}
+	return resp, nil
 }
 
 // ListEntries implements LedgerServiceServer.
@@ -62,11 +68,7 @@ func (s *Server) ListEntries(ctx context.Context, req *ledgerv1.ListEntriesReque
 	if err != nil {
 		return nil, s.status(ctx, err)
 	}
-	size := int(req.GetPageSize())
-	if size == 0 {
-		size = defaultPageSize
-	}
-	entries, more, err := s.books.Entries(ctx, req.GetAccountId(), before, size)
+	entries, more, err := s.books.Entries(ctx, req.GetAccountId(), before, pageSize(req.GetPageSize()))
 	if err != nil {
 		return nil, s.status(ctx, err)
 	}
@@ -97,28 +99,4 @@ func (s *Server) CheckTrialBalance(ctx context.Context, _ *ledgerv1.CheckTrialBa
 		EntryCount:    balance.Entries,
 		Balanced:      balance.Balanced(),
 	}, nil
-}
-
-func entry(e ledger.Entry) *ledgerv1.Entry {
-	return &ledgerv1.Entry{
-		Sequence:     e.Sequence,
-		TransferId:   e.TransferID,
-		AccountId:    e.Account,
-		Amount:       money(e.Amount),
-		BalanceAfter: money(e.BalanceAfter),
-		Description:  e.Description,
-		PostTime:     timestamppb.New(e.PostTime),
-	}
-}
-
-func money(m ledger.Money) *moneyv1.Money {
-	return &moneyv1.Money{CurrencyCode: m.Currency, MinorUnits: m.Minor}
-}
-
-func moneys(ms []ledger.Money) []*moneyv1.Money {
-	out := make([]*moneyv1.Money, len(ms))
-	for i, m := range ms {
-		out[i] = money(m)
-	}
-	return out
 }

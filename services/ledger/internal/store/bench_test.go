@@ -6,23 +6,21 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/countersign-mesh/countersign/pkg/database"
 	"github.com/countersign-mesh/countersign/services/ledger/internal/store"
-	"github.com/countersign-mesh/countersign/services/ledger/internal/store/migrations"
 )
 
 func benchBooks(b *testing.B) *store.Store {
 	b.Helper()
-	db, err := database.Open(b.Context(), "sqlite:"+filepath.Join(b.TempDir(), "ledger.db"), migrations.FS)
+	s, err := store.Open(b.Context(), "sqlite:"+filepath.Join(b.TempDir(), "ledger.db"))
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() {
-		if err := db.Close(); err != nil {
+		if err := s.Close(); err != nil {
 			b.Error(err)
 		}
 	})
-	return store.New(db)
+	return s
 }
 
 // BenchmarkPost is one transfer after the other, each on the disk before the next begins.

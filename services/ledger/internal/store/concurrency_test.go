@@ -83,9 +83,9 @@ func mustHold(t *testing.T, s *store.Store, accounts int, want int64) {
 func TestTheSameTransferFromManyAtOnceHasOneEffect(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "ledger.db")
-	stores := []*store.Store{store.New(openAt(t, path)), store.New(openAt(t, path))}
+	stores := []*store.Store{openStore(t, "sqlite:"+path), openStore(t, "sqlite:"+path)}
 	mustPost(t, stores[0], pay("deposit-1", cash, account(1), 100))
-	times := make([]time.Time, 64)
+	times := make([]ledger.Posted, 64)
 	var wg sync.WaitGroup
 	for i := range times {
 		wg.Go(func() {
@@ -97,7 +97,7 @@ func TestTheSameTransferFromManyAtOnceHasOneEffect(t *testing.T) {
 	}
 	wg.Wait()
 	for i, posted := range times {
-		if !posted.Equal(times[0]) {
+		if posted != times[0] {
 			t.Errorf("call %d answered %v, call 0 %v", i, posted, times[0])
 		}
 	}
@@ -163,7 +163,7 @@ func TestACallThatWasCutShortIsResolvedByARetry(t *testing.T) {
 			}
 		} else {
 			done++
-			if !first.Equal(posted) {
+			if first != posted {
 				t.Errorf("posted at %v, by the retry at %v", first, posted)
 			}
 		}

@@ -10,9 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/countersign-mesh/countersign/pkg/database"
 	"github.com/countersign-mesh/countersign/services/ledger/internal/store"
-	"github.com/countersign-mesh/countersign/services/ledger/internal/store/migrations"
 )
 
 // crashDatabase is the environment variable that makes this test binary a process that posts until it is killed.
@@ -20,12 +18,11 @@ const crashDatabase = "LEDGER_TEST_CRASH_DATABASE"
 
 // postUntilKilled announces each transfer before it posts it and acknowledges it afterwards, on stdout.
 func postUntilKilled(path string) {
-	db, err := database.Open(context.Background(), "sqlite:"+path, migrations.FS)
+	s, err := store.Open(context.Background(), "sqlite:"+path)
 	if err != nil {
 		fmt.Fprintln(os.Stdout, "failed:", err)
 		os.Exit(1)
 	}
-	s := store.New(db)
 	for i := 0; ; i++ {
 		id := fmt.Sprintf("crash-%d-%d", os.Getpid(), i)
 		fmt.Fprintln(os.Stdout, "begin", id)
@@ -52,15 +49,14 @@ func TestTheBooksSurviveAKill(t *testing.T) {
 				t.Fatalf("the process wrote %q", line)
 			}
 		}
-		db := openAt(t, path)
-		s := store.New(db)
+		s := openStore(t, "sqlite:"+path)
 		sums := mustBalance(t, s)
 		if got := balance(t, s, account(1)); got != sums.Transfers || got < int64(len(acknowledged)) || got > int64(len(begun)) {
 			t.Fatalf("round %d: balance %d after %d transfers, %d begun and %d acknowledged", round, got, sums.Transfers, len(begun), len(acknowledged))
 		}
 	}
 	// All that were begun again: those that were in the books already have no second effect.
-	s := store.New(openAt(t, path))
+	s := openStore(t, "sqlite:"+path)
 	for id := range begun {
 		mustPost(t, s, pay(id, cash, account(1), 1))
 	}

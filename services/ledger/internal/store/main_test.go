@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
@@ -41,11 +40,26 @@ func openAt(t *testing.T, path string) *sql.DB {
 	return db
 }
 
+// openStore opens the books at a DSN, until the test ends.
+func openStore(t *testing.T, dsn string, opts ...store.Option) *store.Store {
+	t.Helper()
+	s, err := store.Open(t.Context(), dsn, opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
 // books returns empty books, and the database that they are in.
 func books(t *testing.T, opts ...store.Option) (*store.Store, *sql.DB) {
 	t.Helper()
-	db := openAt(t, filepath.Join(t.TempDir(), "ledger.db"))
-	return store.New(db, opts...), db
+	path := filepath.Join(t.TempDir(), "ledger.db")
+	return openStore(t, "sqlite:"+path, opts...), openAt(t, path)
 }
 
 func eur(minor int64) ledger.Money { return ledger.Money{Currency: "EUR", Minor: minor} }
@@ -60,7 +74,7 @@ func pay(id, from, to string, minor int64) ledger.Transfer {
 // account returns the ID of the n-th customer's account.
 func account(n int) string { return fmt.Sprintf("acc-%026d", n) }
 
-func mustPost(t *testing.T, s *store.Store, transfer ledger.Transfer) time.Time {
+func mustPost(t *testing.T, s *store.Store, transfer ledger.Transfer) ledger.Posted {
 	t.Helper()
 	posted, err := s.Post(t.Context(), transfer)
 	if err != nil {

@@ -2,142 +2,137 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/countersign-mesh/countersign/pkg/database"
 	"github.com/countersign-mesh/countersign/services/ledger/internal/ledger"
+	"github.com/countersign-mesh/countersign/services/ledger/internal/store/migrations"
 )
 
-// Store is the books. It is safe for concurrent use. The zero value is not usable; see New.
+// Store is the books. It is safe for concurrent use. The zero value is not usable; see Open.
 type Store struct {
 	db  *sql.DB
 	now func() time.Time
 }
 
-// Option changes a default of New.
+// Option changes a default of Open.
 type Option func(*Store)
 
 // WithClock sets the clock; time.Now by default.
 func WithClock(now func() time.Time) Option { return func(s *Store) { s.now = now } }
 
-// New returns the books in db, whose schema is that of package migrations.
-func New(db *sql.DB, opts ...Option) *Store {
+// Open opens the books in the database at dsn, sqlite:PATH or postgres://…, and brings their schema up to date. Several processes may have
+// the same books open. ctx bounds the opening alone.
+func Open(ctx context.Context, dsn string, opts ...Option) (*Store, error) {
+	db, err := database.Open(ctx, dsn, migrations.FS)
+	if err != nil {
+		return nil, err
+	}
 	s := &Store{db: db, now: time.Now}
 	for _, opt := range opts {
 		opt(s)
 	}
-	return s
+	return s, nil
 }
 
-// Post writes a transfer, whole or not at all, and returns when it was posted. A transfer that is in the books already is not
+// Close closes the books when what is being written has ended.
+func (s *Store) Close() error { return s.db.Close() }
+
+// Ping reports whether the database can be reached.
+func (s *Store) Ping(ctx context.Context) error { return s.db.PingContext(ctx) }
+
+// Post writes a transfer, whole or not at all, and captures the hold that it names, if any. A transfer that is in the books already is not
 // written again: the answer is the first one's. So a caller that does not know how a call ended, for whatever reason, posts the same
 // transfer again and knows.
 //
-// Errors: ledger.ErrInvalid, ErrConflict, ErrInsufficientFunds (an *InsufficientFundsError says where), ErrBalanceRange.
-func (s *Store) Post(ctx context.Context, t ledger.Transfer) (time.Time, error) {
+// Errors: ledger.ErrInvalid, ErrConflict (a *ledger.ConflictError), ErrInsufficientFunds (a *ledger.InsufficientFundsError), ErrBalanceRange,
+// ErrNoHold, ErrHoldReleased, ErrHoldCaptured. An error that wraps database.ErrOutcomeUnknown leaves open whether the transfer was written;
+// after any other it was not.
+func (s *Store) Post(ctx context.Context, t ledger.Transfer) (ledger.Posted, error) {
 	if err := t.Validate(); err != nil {
-		return time.Time{}, err
+		return ledger.Posted{}, err
 	}
-	var posted time.Time
-	err := database.InTx(ctx, s.db, func(tx *sql.Tx) error {
-		first, found, err := find(ctx, tx, t)
-		if err != nil || found {
-			posted = first
-			return err
-		}
-		posted, err = s.write(ctx, tx, t)
+	r := &request{transfer: t.ID, hold: t.HoldID}
+	for _, p := range t.Postings {
+		r.accounts = append(r.accounts, p.Account)
+	}
+	var posted ledger.Posted
+	r.apply = func(d *ledger.Draft, now time.Time) (err error) {
+		posted, err = d.Post(t, now)
 		return err
-	})
-	if err != nil {
-		return time.Time{}, fmt.Errorf("post transfer %s: %w", t.ID, err)
+	}
+	if err := s.do(ctx, r); err != nil {
+		return ledger.Posted{}, fmt.Errorf("post transfer %s: %w", t.ID, err)
 	}
 	return posted, nil
 }
 
-// find returns when the transfer was posted, if it was.
-func find(ctx context.Context, tx *sql.Tx, t ledger.Transfer) (time.Time, bool, error) {
-	var (
-		digest []byte
-		micros int64
-	)
-	row := tx.QueryRowContext(ctx, "SELECT digest, post_time FROM transfers WHERE transfer_id = ?", t.ID)
-	switch err := row.Scan(&digest, &micros); {
-	case errors.Is(err, sql.ErrNoRows):
-		return time.Time{}, false, nil
-	case err != nil:
-		return time.Time{}, false, fmt.Errorf("look for the transfer: %w", err)
+// Reserve sets money aside: ID, Account and Amount of h say which. A hold that is in the books already is not made again: the answer is
+// that hold in its present state.
+//
+// Errors: as for Post, those of holds that end excepted.
+func (s *Store) Reserve(ctx context.Context, h ledger.Hold) (ledger.Hold, error) {
+	if err := h.Validate(); err != nil {
+		return ledger.Hold{}, err
 	}
-	if want := t.Digest(); !bytes.Equal(digest, want[:]) {
-		return time.Time{}, false, ledger.ErrConflict
-	}
-	return time.UnixMicro(micros).UTC(), true, nil
-}
-
-// write adds a transfer that is not in the books.
-func (s *Store) write(ctx context.Context, tx *sql.Tx, t ledger.Transfer) (time.Time, error) {
-	now := s.now().UTC().Truncate(time.Microsecond)
-	digest := t.Digest()
-	if _, err := tx.ExecContext(ctx, "INSERT INTO transfers (transfer_id, digest, description, post_time) VALUES (?, ?, ?, ?)",
-		t.ID, digest[:], t.Description, now.UnixMicro()); err != nil {
-		return time.Time{}, fmt.Errorf("add transfer: %w", err)
-	}
-	for _, p := range t.Postings {
-		if err := addEntry(ctx, tx, t.ID, p); err != nil {
-			return time.Time{}, err
-		}
-	}
-	return now, nil
-}
-
-// addEntry adds one posting and brings the account's balance up to date.
-func addEntry(ctx context.Context, tx *sql.Tx, transferID string, p ledger.Posting) error {
-	var before int64
-	row := tx.QueryRowContext(ctx, "SELECT minor_units FROM balances WHERE account_id = ? AND currency_code = ?", p.Account, p.Amount.Currency)
-	if err := row.Scan(&before); err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return fmt.Errorf("read balance: %w", err)
-	}
-	after, err := balanceAfter(before, p)
+	var made ledger.Hold
+	err := s.do(ctx, &request{hold: h.ID, accounts: []string{h.Account}, apply: func(d *ledger.Draft, now time.Time) (err error) {
+		made, err = d.Reserve(h, now)
+		return err
+	}})
 	if err != nil {
+		return ledger.Hold{}, fmt.Errorf("reserve hold %s: %w", h.ID, err)
+	}
+	return made, nil
+}
+
+// Release makes what a hold has set aside available again. Releasing a released hold changes nothing.
+//
+// Errors: ledger.ErrNoHold, ErrHoldCaptured, and as for Post an unknown outcome.
+func (s *Store) Release(ctx context.Context, holdID string) (ledger.Hold, error) {
+	var released ledger.Hold
+	err := s.do(ctx, &request{hold: holdID, apply: func(d *ledger.Draft, now time.Time) (err error) {
+		released, err = d.Release(holdID, now)
+		return err
+	}})
+	if err != nil {
+		return ledger.Hold{}, fmt.Errorf("release hold %s: %w", holdID, err)
+	}
+	return released, nil
+}
+
+// request is one change to the books.
+type request struct {
+	// What of the books it concerns. A hold's account comes with the hold.
+	transfer, hold string
+	accounts       []string
+	// apply does it. It may be called again, when the transaction is run again.
+	apply func(d *ledger.Draft, now time.Time) error
+	err   error
+}
+
+func (s *Store) do(ctx context.Context, r *request) error {
+	if err := s.write(ctx, []*request{r}); err != nil {
 		return err
 	}
-	if _, err := tx.ExecContext(ctx,
-		"INSERT INTO entries (transfer_id, account_id, currency_code, minor_units, balance_after) VALUES (?, ?, ?, ?, ?)",
-		transferID, p.Account, p.Amount.Currency, p.Amount.Minor, after); err != nil {
-		return fmt.Errorf("add entry: %w", err)
-	}
-	if _, err := tx.ExecContext(ctx, `INSERT INTO balances (account_id, currency_code, minor_units) VALUES (?, ?, ?)
-		ON CONFLICT (account_id, currency_code) DO UPDATE SET minor_units = excluded.minor_units`,
-		p.Account, p.Amount.Currency, after); err != nil {
-		return fmt.Errorf("write balance: %w", err)
-	}
-	return nil
+	return r.err
 }
 
-// balanceAfter returns an account's balance after a posting, if the account may have it.
-func balanceAfter(before int64, p ledger.Posting) (int64, error) {
-	after, ok := ledger.Add(before, p.Amount.Minor)
-	if ok && after < 0 && !ledger.MayOverdraw(p.Account) {
-		return 0, &InsufficientFundsError{Account: p.Account, Currency: p.Amount.Currency}
-	}
-	if !ok || after < -ledger.MaxBalance || after > ledger.MaxBalance {
-		return 0, fmt.Errorf("%w: account %s in %s", ledger.ErrBalanceRange, p.Account, p.Amount.Currency)
-	}
-	return after, nil
+// write applies a batch of requests in one transaction. Its error is that of the transaction; what became of each request is in the
+// request.
+func (s *Store) write(ctx context.Context, batch []*request) error {
+	return database.InTx(ctx, s.db, func(tx *sql.Tx) error {
+		now := s.now().UTC().Truncate(time.Microsecond)
+		draft, err := load(ctx, tx, batch)
+		if err != nil {
+			return err
+		}
+		for _, r := range batch {
+			r.err = r.apply(draft, now)
+		}
+		return save(ctx, tx, draft.Changes())
+	})
 }
-
-// InsufficientFundsError says which account lacks money for a transfer, and not how much: that is for its owner to know. It is a
-// ledger.ErrInsufficientFunds.
-type InsufficientFundsError struct{ Account, Currency string }
-
-// Error implements error.
-func (e *InsufficientFundsError) Error() string {
-	return fmt.Sprintf("%v: account %s in %s", ledger.ErrInsufficientFunds, e.Account, e.Currency)
-}
-
-// Unwrap makes it a ledger.ErrInsufficientFunds.
-func (e *InsufficientFundsError) Unwrap() error { return ledger.ErrInsufficientFunds }

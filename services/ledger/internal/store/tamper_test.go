@@ -63,7 +63,7 @@ func TestCheckFindsTampering(t *testing.T) {
 		"an entry that was removed":               {unlock + "DELETE FROM entries WHERE minor_units = 30", false, "transfer payment-1 does not sum to zero"},
 		"a transfer without its entries":          {unlock + "DELETE FROM entries WHERE transfer_id = 'payment-1'", true, "transfer payment-1 has fewer than two entries"},
 		"a balance that was written by itself":    {"UPDATE balances SET minor_units = 7 WHERE account_id = 'bank-cash'", true, "account bank-cash in EUR: the balance is not"},
-		"a balance of an account without entries": {"INSERT INTO balances VALUES ('acc-x', 'EUR', 7)", true, "account acc-x in EUR: the balance is not"},
+		"a balance of an account without entries": {"INSERT INTO balances VALUES ('acc-x', 'EUR', 7, 0)", true, "account acc-x in EUR: the balance is not"},
 		"a balance that was removed":              {"DELETE FROM balances WHERE account_id = 'bank-cash'", true, "account bank-cash in EUR: the balance is not"},
 		"money in another currency":               {unlock + "UPDATE entries SET currency_code = 'USD' WHERE minor_units = 100", false, "transfer deposit-1 does not sum to zero in USD"},
 		"sums that leave 64 bits":                 {unlock + "UPDATE entries SET minor_units = 9223372036854775807", false, "the entries in EUR sum to 36893488147419103228"},
@@ -90,9 +90,9 @@ func TestCheckFindsTampering(t *testing.T) {
 
 func TestAFailureOfTheDatabaseIsAnError(t *testing.T) {
 	t.Parallel()
-	s, db := books(t)
+	s, _ := books(t)
 	mustPost(t, s, pay("deposit-1", cash, account(1), 100))
-	if err := db.Close(); err != nil {
+	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
 	calls := map[string]func(context.Context) error{

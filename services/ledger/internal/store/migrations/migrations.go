@@ -4,7 +4,7 @@ package migrations
 
 import "embed"
 
-// FS holds the steps as goose SQL files.
+// FS holds the steps as goose SQL files, for each kind of database.
 //
-//go:embed sqlite
+//go:embed sqlite postgres
 var FS embed.FS
