@@ -12,6 +12,7 @@ import (
 	"github.com/countersign-mesh/countersign/pkg/database"
 	"github.com/countersign-mesh/countersign/pkg/pagetoken"
 	"github.com/countersign-mesh/countersign/services/ledger/internal/ledger"
+	"github.com/countersign-mesh/countersign/services/ledger/internal/store"
 )
 
 // Machine-readable reasons, in an errdetails.ErrorInfo.
@@ -32,21 +33,26 @@ func (s *Server) status(ctx context.Context, err error) error {
 		return refusal
 	}
 	switch {
+	case errors.Is(err, database.ErrOutcomeUnknown):
+		s.log.WarnContext(ctx, "the outcome of a call is unknown", "error", err)
+		return detailed(codes.Unavailable, "it is not known whether this took place; send the same request again", reasonOutcomeUnknown, nil)
 	case errors.Is(err, ledger.ErrDamaged):
 		s.log.ErrorContext(ctx, "the books are damaged", "error", err)
 		return status.Error(codes.DataLoss, err.Error()) // to the operator, who alone may ask
-	case ctx.Err() != nil: // the caller is told by its own deadline, and that leaves the outcome open as well
+	case ctx.Err() != nil:
 		return status.FromContextError(ctx.Err()).Err()
-	case errors.Is(err, database.ErrOutcomeUnknown):
-		s.log.ErrorContext(ctx, "the outcome of a call is unknown", "error", err)
-		return detailed(codes.Unavailable, "it is not known whether this took place; send the same request again", reasonOutcomeUnknown, nil)
-	case database.Unavailable(err):
-		s.log.ErrorContext(ctx, "the database is not available", "error", err)
+	case unavailable(err):
+		s.log.ErrorContext(ctx, "the database does not serve", "error", err)
 		return status.Error(codes.Unavailable, "the books are not available; nothing was written")
 	default:
 		s.log.ErrorContext(ctx, "call failed", "error", err)
 		return status.Error(codes.Internal, "internal error")
 	}
+}
+
+// unavailable reports whether a call whose own time is not over failed because the database does not serve, or not in time.
+func unavailable(err error) bool {
+	return database.Unavailable(err) || errors.Is(err, store.ErrClosed) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // refused returns the status of what the rules refuse, and nil for another error.

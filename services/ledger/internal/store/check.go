@@ -44,7 +44,7 @@ func trialBalance(ctx context.Context, tx *sql.Tx) (ledger.TrialBalance, error) 
 		return balance, fmt.Errorf("count: %w", err)
 	}
 	rows, err := tx.QueryContext(ctx, `
-		SELECT currency_code, sum(minor_units >> 32), sum(minor_units & 0xffffffff)
+		SELECT currency_code, sum(minor_units >> 32), sum(minor_units & 4294967295)
 		FROM entries GROUP BY currency_code ORDER BY currency_code`)
 	if err != nil {
 		return balance, fmt.Errorf("sum entries: %w", err)
@@ -67,28 +67,28 @@ func trialBalance(ctx context.Context, tx *sql.Tx) (ledger.TrialBalance, error) 
 	return balance, err
 }
 
-// Each query finds what must not be: two columns that name the place. total() instead of sum(): what was tampered with may
-// overflow, and its loss of precision begins far above what a whole transfer can be.
+// Each query finds what must not be: two columns that name the place. Sums by halves: what was tampered with may
+// overflow.
 const (
 	unbalancedTransfers = `
 		SELECT transfer_id, currency_code FROM entries
-		GROUP BY transfer_id, currency_code HAVING total(minor_units) <> 0 ORDER BY min(sequence) LIMIT ?`
+		GROUP BY transfer_id, currency_code HAVING sum(minor_units >> 32) * 4294967296 + sum(minor_units & 4294967295) <> 0 ORDER BY min(sequence) LIMIT $1`
 	emptyTransfers = `
-		SELECT transfer_id, '' FROM transfers t
-		WHERE (SELECT count(*) FROM entries e WHERE e.transfer_id = t.transfer_id) < 2 LIMIT ?`
+		SELECT transfer_id, '' FROM transfers
+		WHERE transfer_id NOT IN (SELECT transfer_id FROM entries GROUP BY transfer_id HAVING count(*) > 1) LIMIT $1`
 	brokenChains = `
 		SELECT DISTINCT account_id, currency_code FROM (
 			SELECT account_id, currency_code, balance_after,
 				minor_units + lag(balance_after, 1, 0) OVER (PARTITION BY account_id, currency_code ORDER BY sequence) AS expected
-			FROM entries)
-		WHERE balance_after <> expected LIMIT ?`
+			FROM entries) AS chain
+		WHERE balance_after <> expected LIMIT $1`
 	wrongBalances = `
 		SELECT account_id, currency_code FROM (
 			SELECT account_id, currency_code, minor_units AS kept, 0 AS derived FROM balances
 			UNION ALL
 			SELECT account_id, currency_code, 0, balance_after FROM entries
-			WHERE sequence IN (SELECT max(sequence) FROM entries GROUP BY account_id, currency_code))
-		GROUP BY account_id, currency_code HAVING sum(kept) <> sum(derived) LIMIT ?`
+			WHERE sequence IN (SELECT max(sequence) FROM entries GROUP BY account_id, currency_code)) AS sides
+		GROUP BY account_id, currency_code HAVING sum(kept) <> sum(derived) LIMIT $1`
 )
 
 // faults runs one of the queries above and makes an error of what it finds.

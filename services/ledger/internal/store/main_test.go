@@ -11,6 +11,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/countersign-mesh/countersign/pkg/database"
+	"github.com/countersign-mesh/countersign/pkg/database/databasetest"
 	"github.com/countersign-mesh/countersign/services/ledger/internal/ledger"
 	"github.com/countersign-mesh/countersign/services/ledger/internal/store"
 	"github.com/countersign-mesh/countersign/services/ledger/internal/store/migrations"
@@ -20,7 +21,7 @@ func TestMain(m *testing.M) {
 	if path := os.Getenv(crashDatabase); path != "" {
 		postUntilKilled(path)
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(databasetest.Main{M: m})
 }
 
 const cash = "bank-cash"

@@ -4,14 +4,14 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"math"
 
 	"github.com/countersign-mesh/countersign/services/ledger/internal/ledger"
 )
 
 // Balances returns an account's balance in each currency that it has entries in, ordered by currency.
 func (s *Store) Balances(ctx context.Context, account string) ([]ledger.Balance, error) {
-	rows, err := s.db.QueryContext(ctx,
-		"SELECT currency_code, minor_units, held FROM balances WHERE account_id = $1 ORDER BY currency_code", account)
+	rows, err := s.statements[balancesOf].QueryContext(ctx, account)
 	if err != nil {
 		return nil, fmt.Errorf("read balances of %s: %w", account, err)
 	}
@@ -27,11 +27,10 @@ func (s *Store) Balances(ctx context.Context, account string) ([]ledger.Balance,
 // Entries returns up to limit entries of an account, newest first, all of them older than the one with the sequence before; 0
 // begins with the newest. more reports whether there are still older ones.
 func (s *Store) Entries(ctx context.Context, account string, before int64, limit int) (page []ledger.Entry, more bool, err error) {
-	rows, err := s.db.QueryContext(ctx, `
-		SELECT e.sequence, e.transfer_id, e.account_id, e.currency_code, e.minor_units, e.balance_after, t.description, t.post_time
-		FROM entries e JOIN transfers t ON t.transfer_id = e.transfer_id
-		WHERE e.account_id = $1 AND ($2 = 0 OR e.sequence < $2)
-		ORDER BY e.sequence DESC LIMIT $3`, account, before, limit+1)
+	if before == 0 {
+		before = math.MaxInt64
+	}
+	rows, err := s.statements[entriesOf].QueryContext(ctx, account, before, limit+1)
 	if err != nil {
 		return nil, false, fmt.Errorf("read entries of %s: %w", account, err)
 	}
@@ -56,10 +55,7 @@ func scanEntry(row scanner) (e ledger.Entry, err error) {
 // Holds returns up to limit active holds of an account, oldest first, all of them younger than where the page before ended: after is the
 // next that came with it, and 0 begins with the oldest. next is 0 on the last page.
 func (s *Store) Holds(ctx context.Context, account string, after int64, limit int) (page []ledger.Hold, next int64, err error) {
-	rows, err := s.db.QueryContext(ctx, `
-		SELECT `+holdColumns+` FROM holds
-		WHERE account_id = $1 AND state = 'active' AND number > $2
-		ORDER BY number LIMIT $3`, account, after, limit+1)
+	rows, err := s.statements[holdsOf].QueryContext(ctx, account, after, limit+1)
 	if err != nil {
 		return nil, 0, fmt.Errorf("read holds of %s: %w", account, err)
 	}
@@ -77,6 +73,18 @@ func (s *Store) Holds(ctx context.Context, account string, after int64, limit in
 	}
 	return page, 0, nil
 }
+
+const (
+	balancesOf = "SELECT currency_code, minor_units, held FROM balances WHERE account_id = $1 ORDER BY currency_code"
+	entriesOf  = `
+		SELECT e.sequence, e.transfer_id, e.account_id, e.currency_code, e.minor_units, e.balance_after, t.description, t.post_time
+		FROM entries e JOIN transfers t ON t.transfer_id = e.transfer_id
+		WHERE e.account_id = $1 AND e.sequence < $2
+		ORDER BY e.sequence DESC LIMIT $3`
+	holdsOf = "SELECT " + holdColumns + ` FROM holds
+		WHERE account_id = $1 AND state = 'active' AND number > $2
+		ORDER BY number LIMIT $3`
+)
 
 const holdColumns = "number, hold_id, account_id, currency_code, minor_units, state, transfer_id, create_time, end_time"
 

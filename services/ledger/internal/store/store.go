@@ -4,7 +4,9 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
+	"runtime/debug"
 	"time"
 
 	"github.com/countersign-mesh/countersign/pkg/database"
@@ -14,8 +16,10 @@ import (
 
 // Store is the books. It is safe for concurrent use. The zero value is not usable; see Open.
 type Store struct {
-	db  *sql.DB
-	now func() time.Time
+	db         *sql.DB
+	now        func() time.Time
+	statements statements
+	committer  *committer
 }
 
 // Option changes a default of Open.
@@ -35,11 +39,18 @@ func Open(ctx context.Context, dsn string, opts ...Option) (*Store, error) {
 	for _, opt := range opts {
 		opt(s)
 	}
+	if s.statements, err = prepare(ctx, db); err != nil {
+		return nil, errors.Join(fmt.Errorf("open the books: %w", err), db.Close())
+	}
+	s.committer = newCommitter(s.write)
 	return s, nil
 }
 
-// Close closes the books when what is being written has ended.
-func (s *Store) Close() error { return s.db.Close() }
+// Close waits for the batch that is being written and closes the books. Requests that wait behind it are answered with ErrClosed.
+func (s *Store) Close() error {
+	s.committer.close()
+	return errors.Join(s.statements.close(), s.db.Close())
+}
 
 // Ping reports whether the database can be reached.
 func (s *Store) Ping(ctx context.Context) error { return s.db.PingContext(ctx) }
@@ -64,7 +75,7 @@ func (s *Store) Post(ctx context.Context, t ledger.Transfer) (ledger.Posted, err
 		posted, err = d.Post(t, now)
 		return err
 	}
-	if err := s.do(ctx, r); err != nil {
+	if err := s.committer.do(ctx, r); err != nil {
 		return ledger.Posted{}, fmt.Errorf("post transfer %s: %w", t.ID, err)
 	}
 	return posted, nil
@@ -79,7 +90,7 @@ func (s *Store) Reserve(ctx context.Context, h ledger.Hold) (ledger.Hold, error)
 		return ledger.Hold{}, err
 	}
 	var made ledger.Hold
-	err := s.do(ctx, &request{hold: h.ID, accounts: []string{h.Account}, apply: func(d *ledger.Draft, now time.Time) (err error) {
+	err := s.committer.do(ctx, &request{hold: h.ID, accounts: []string{h.Account}, apply: func(d *ledger.Draft, now time.Time) (err error) {
 		made, err = d.Reserve(h, now)
 		return err
 	}})
@@ -94,7 +105,7 @@ func (s *Store) Reserve(ctx context.Context, h ledger.Hold) (ledger.Hold, error)
 // Errors: ledger.ErrNoHold, ErrHoldCaptured, and as for Post an unknown outcome.
 func (s *Store) Release(ctx context.Context, holdID string) (ledger.Hold, error) {
 	var released ledger.Hold
-	err := s.do(ctx, &request{hold: holdID, apply: func(d *ledger.Draft, now time.Time) (err error) {
+	err := s.committer.do(ctx, &request{hold: holdID, apply: func(d *ledger.Draft, now time.Time) (err error) {
 		released, err = d.Release(holdID, now)
 		return err
 	}})
@@ -104,35 +115,25 @@ func (s *Store) Release(ctx context.Context, holdID string) (ledger.Hold, error)
 	return released, nil
 }
 
-// request is one change to the books.
-type request struct {
-	// What of the books it concerns. A hold's account comes with the hold.
-	transfer, hold string
-	accounts       []string
-	// apply does it. It may be called again, when the transaction is run again.
-	apply func(d *ledger.Draft, now time.Time) error
-	err   error
-}
-
-func (s *Store) do(ctx context.Context, r *request) error {
-	if err := s.write(ctx, []*request{r}); err != nil {
-		return err
-	}
-	return r.err
-}
-
 // write applies a batch of requests in one transaction. Its error is that of the transaction; what became of each request is in the
 // request.
 func (s *Store) write(ctx context.Context, batch []*request) error {
-	return database.InTx(ctx, s.db, func(tx *sql.Tx) error {
+	return database.InTx(ctx, s.db, func(tx *sql.Tx) (err error) {
+		// A panic in here must not take the process down with everybody's requests. Nothing of this transaction is written after it.
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+			}
+		}()
 		now := s.now().UTC().Truncate(time.Microsecond)
-		draft, err := load(ctx, tx, batch)
+		in := s.statements.in(ctx, tx)
+		draft, err := in.load(batch)
 		if err != nil {
 			return err
 		}
 		for _, r := range batch {
 			r.err = r.apply(draft, now)
 		}
-		return save(ctx, tx, draft.Changes())
+		return in.save(draft.Changes())
 	})
 }

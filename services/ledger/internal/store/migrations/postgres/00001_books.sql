@@ -17,7 +17,6 @@ CREATE TABLE entries (
     currency_code TEXT   COLLATE "C" NOT NULL CHECK (length(currency_code) = 3),
     minor_units   BIGINT NOT NULL CHECK (minor_units <> 0),
     balance_after BIGINT NOT NULL,
-    UNIQUE (transfer_id, account_id, currency_code),
     -- The last line of defence: no code can write an overdraft of a customer's account.
     CONSTRAINT no_overdraft CHECK (balance_after >= 0 OR substr(account_id, 1, 5) = 'bank-')
 );

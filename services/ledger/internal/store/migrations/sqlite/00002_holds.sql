@@ -61,3 +61,52 @@ INSERT INTO balances (account_id, currency_code, minor_units)
 SELECT account_id, currency_code, minor_units FROM balances_before_holds;
 
 DROP TABLE balances_before_holds;
+
+-- Entries once more, without the index on their transfers: no request asks for them by it, and each posting would pay for it. That a
+-- transfer has an account at most once in a currency is a rule of the domain, and a second time would break the chain of balance_after, which
+-- the check of the books follows.
+DROP TRIGGER entries_update;
+DROP TRIGGER entries_delete;
+DROP TRIGGER entries_replace;
+DROP INDEX entries_by_account;
+ALTER TABLE entries RENAME TO entries_before_holds;
+
+CREATE TABLE entries (
+    sequence      INTEGER PRIMARY KEY AUTOINCREMENT, -- AUTOINCREMENT: a number is never given twice
+    transfer_id   TEXT    NOT NULL REFERENCES transfers (transfer_id),
+    account_id    TEXT    NOT NULL,
+    currency_code TEXT    NOT NULL CHECK (length(currency_code) = 3),
+    minor_units   INTEGER NOT NULL CHECK (minor_units <> 0),
+    balance_after INTEGER NOT NULL,
+    -- The last line of defence: no code can write an overdraft of a customer's account.
+    CONSTRAINT no_overdraft CHECK (balance_after >= 0 OR substr(account_id, 1, 5) = 'bank-')
+) STRICT;
+
+INSERT INTO entries (sequence, transfer_id, account_id, currency_code, minor_units, balance_after)
+SELECT sequence, transfer_id, account_id, currency_code, minor_units, balance_after FROM entries_before_holds ORDER BY sequence;
+
+DROP TABLE entries_before_holds;
+
+CREATE INDEX entries_by_account ON entries (account_id, sequence);
+
+-- +goose StatementBegin
+CREATE TRIGGER entries_update BEFORE UPDATE ON entries
+BEGIN
+    SELECT RAISE(ABORT, 'entries are append-only');
+END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE TRIGGER entries_delete BEFORE DELETE ON entries
+BEGIN
+    SELECT RAISE(ABORT, 'entries are append-only');
+END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE TRIGGER entries_replace BEFORE INSERT ON entries
+WHEN EXISTS (SELECT 1 FROM entries WHERE sequence = NEW.sequence)
+BEGIN
+    SELECT RAISE(ABORT, 'entries are append-only');
+END;
+-- +goose StatementEnd
