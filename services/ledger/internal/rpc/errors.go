@@ -43,7 +43,7 @@ func (s *Server) status(ctx context.Context, err error) error {
 		return status.FromContextError(ctx.Err()).Err()
 	case unavailable(err):
 		s.log.ErrorContext(ctx, "the database does not serve", "error", err)
-		return status.Error(codes.Unavailable, "the books are not available; nothing was written")
+		return status.Error(codes.Unavailable, "the books are not available")
 	default:
 		s.log.ErrorContext(ctx, "call failed", "error", err)
 		return status.Error(codes.Internal, "internal error")

@@ -1,6 +1,7 @@
 package rpc_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/testing/protocmp"
 
+	"github.com/countersign-mesh/countersign/pkg/database/databasetest"
 	ledgerv1 "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
 	moneyv1 "github.com/countersign-mesh/countersign/proto/gen/bank/money/v1"
 )
@@ -121,17 +123,39 @@ func TestDamagedBooksAreReported(t *testing.T) {
 	}
 }
 
-// ATTACKS 64: a database that is gone: the caller learns that the outcome is unknown, and nothing of the inside.
+// ATTACKS 64: a database that goes away in the middle of calls: the caller learns what is known, and nothing of the inside.
 func TestAFailureOfTheDatabaseStaysInside(t *testing.T) {
 	t.Parallel()
-	s := newService(t)
+	server := databasetest.StartServer(t)
+	dsn, err := server.Create(t.Context(), "books")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := serviceOn(t, dsn)
 	payments, operator := s.as(t, "/payments"), s.as(t, "/operator")
-	if err := s.books.Close(); err != nil {
+	post(t, payments, pay("deposit-1", cash, alice, 5))
+	if err := server.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	calls := map[string]func() error{
 		"PostTransfer": func() error {
-			_, err := payments.PostTransfer(t.Context(), pay("deposit-1", cash, alice, 5))
+			_, err := payments.PostTransfer(t.Context(), pay("deposit-2", cash, alice, 5))
+			return err
+		},
+		"ReserveFunds": func() error {
+			_, err := payments.ReserveFunds(t.Context(), &ledgerv1.ReserveFundsRequest{HoldId: "hold-0001", AccountId: alice, Amount: eur(1)})
+			return err
+		},
+		"CaptureHold": func() error {
+			_, err := payments.CaptureHold(t.Context(), capture("payment-1", "hold-0001", alice, bob, 1))
+			return err
+		},
+		"ReleaseHold": func() error {
+			_, err := payments.ReleaseHold(t.Context(), &ledgerv1.ReleaseHoldRequest{HoldId: "hold-0001"})
+			return err
+		},
+		"ListHolds": func() error {
+			_, err := operator.ListHolds(t.Context(), &ledgerv1.ListHoldsRequest{AccountId: alice})
 			return err
 		},
 		"GetBalance": func() error {
@@ -148,11 +172,72 @@ func TestAFailureOfTheDatabaseStaysInside(t *testing.T) {
 		},
 	}
 	for name, call := range calls {
-		if err := call(); status.Code(err) != codes.Internal || status.Convert(err).Message() != "internal error" {
-			t.Errorf("%s = %v, want INTERNAL with a fixed text", name, err)
+		message := status.Convert(call()).Message()
+		if err := call(); status.Code(err) != codes.Unavailable || message != "the books are not available" {
+			t.Errorf("%s = %v (%q at first), want UNAVAILABLE with a fixed text", name, err, message)
 		}
 	}
-	if log := s.log.String(); strings.Count(log, "database is closed") != len(calls) {
+	if log := s.log.String(); !strings.Contains(log, "refused") {
 		t.Errorf("the log does not say why: %s", log)
+	}
+	if err := server.Start(context.WithoutCancel(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		post(t, payments, pay("deposit-2", cash, alice, 5))
+	}
+	if n := s.entryCount(t); n != 4 {
+		t.Errorf("%d entries, want 4", n)
+	}
+}
+
+// What the caller of a call learns of an error, whatever is in it.
+func TestErrorsThatAreNotTheCallers(t *testing.T) {
+	t.Parallel()
+	s := newService(t)
+	payments := s.as(t, "/payments")
+	if _, err := s.db.ExecContext(t.Context(), "CREATE TRIGGER broken BEFORE INSERT ON transfers BEGIN SELECT RAISE(ABORT, 'secret'); END"); err != nil {
+		t.Fatal(err)
+	}
+	_, err := payments.PostTransfer(t.Context(), pay("deposit-1", cash, alice, 5))
+	if status.Code(err) != codes.Internal || status.Convert(err).Message() != "internal error" {
+		t.Errorf("PostTransfer = %v, want INTERNAL with a fixed text", err)
+	}
+	if log := s.log.String(); !strings.Contains(log, "secret") {
+		t.Errorf("the log does not say why: %s", log)
+	}
+	if err := s.books.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := payments.PostTransfer(t.Context(), pay("deposit-1", cash, alice, 5)); status.Code(err) != codes.Unavailable {
+		t.Errorf("PostTransfer of closed books = %v, want UNAVAILABLE", err)
+	}
+}
+
+// A commit whose outcome nobody knows is told as that, to programs too, and the same request again answers what became of it.
+func TestAnUnknownOutcomeIsToldAsUnknown(t *testing.T) {
+	t.Parallel()
+	s := serviceOn(t, databasetest.Postgres(t))
+	payments := s.as(t, "/payments")
+	// The server ends the connection while it commits.
+	if _, err := s.db.ExecContext(t.Context(), `
+		CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END';
+		CREATE CONSTRAINT TRIGGER die AFTER INSERT ON transfers DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION die()`); err != nil {
+		t.Fatal(err)
+	}
+	_, err := payments.PostTransfer(t.Context(), pay("deposit-1", cash, alice, 5))
+	info, _ := errorInfo(err)
+	if status.Code(err) != codes.Unavailable || info.GetReason() != "OUTCOME_UNKNOWN" || info.GetDomain() != "bank.test" {
+		t.Errorf("PostTransfer = %v (%v), want UNAVAILABLE for OUTCOME_UNKNOWN", err, info)
+	}
+	if strings.Contains(status.Convert(err).Message(), "terminat") {
+		t.Errorf("the caller reads what the database said: %v", err)
+	}
+	if _, err := s.db.ExecContext(t.Context(), "DROP TRIGGER die ON transfers"); err != nil {
+		t.Fatal(err)
+	}
+	post(t, payments, pay("deposit-1", cash, alice, 5))
+	if n := s.entryCount(t); n != 2 {
+		t.Errorf("%d entries, want 2", n)
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"log/slog"
-	"path/filepath"
 	"sync"
 	"testing"
 
@@ -13,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/countersign-mesh/countersign/pkg/database"
+	"github.com/countersign-mesh/countersign/pkg/database/databasetest"
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
 	ledgerv1 "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
 	moneyv1 "github.com/countersign-mesh/countersign/proto/gen/bank/money/v1"
@@ -21,7 +21,7 @@ import (
 	"github.com/countersign-mesh/countersign/services/ledger/internal/store/migrations"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(databasetest.Main{M: m}) }
 
 const (
 	alice = "acc-aaaaaaaaaaaaaaaaaaaaaaaaaa"
@@ -40,7 +40,11 @@ type service struct {
 
 func newService(t *testing.T) *service {
 	t.Helper()
-	dsn := "sqlite:" + filepath.Join(t.TempDir(), "ledger.db")
+	return serviceOn(t, databasetest.SQLite(t))
+}
+
+func serviceOn(t *testing.T, dsn string) *service {
+	t.Helper()
 	books, err := store.Open(t.Context(), dsn)
 	if err != nil {
 		t.Fatal(err)
