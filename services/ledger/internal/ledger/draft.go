@@ -84,8 +84,10 @@ func (d *Draft) Post(t Transfer, now time.Time) (Posted, error) {
 	for i, p := range t.Postings {
 		b := d.balance(p.Account, p.Amount.Currency)
 		b.minor, b.changed = after[i], true
-		d.entries = append(d.entries, Entry{TransferID: t.ID, Account: p.Account, Amount: p.Amount,
-			BalanceAfter: Money{p.Amount.Currency, after[i]}, Description: t.Description, PostTime: now})
+		d.entries = append(d.entries, Entry{
+			TransferID: t.ID, Account: p.Account, Amount: p.Amount, BalanceAfter: Money{p.Amount.Currency, after[i]},
+			Description: t.Description, PostTime: now,
+		})
 	}
 	posted := Posted{Time: now, Digest: digest}
 	d.transfers[t.ID] = posted
@@ -104,6 +106,7 @@ func (d *Draft) capturable(t Transfer) (*draftHold, error) {
 		return nil, ErrHoldReleased
 	case HoldCaptured:
 		return nil, ErrHoldCaptured
+	case HoldActive:
 	}
 	for _, p := range t.Postings {
 		if p.Account != hold.Account || p.Amount.Currency != hold.Amount.Currency || p.Amount.Minor >= 0 {

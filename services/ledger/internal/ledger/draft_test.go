@@ -219,8 +219,12 @@ func TestHoldDigestsTellContentsApart(t *testing.T) {
 	t.Parallel()
 	seen := make(map[[32]byte]int)
 	for i, h := range []ledger.Hold{
-		hold("hold-1", "acc-a", 1), hold("hold-2", "acc-a", 1), hold("hold-1", "acc-b", 1), hold("hold-1", "acc-a", 11),
-		{ID: "hold-1", Account: "acc-a", Amount: usd(1)}, hold("hold-1a", "cc-a", 1),
+		hold("hold-1", "acc-a", 1),
+		hold("hold-2", "acc-a", 1),
+		hold("hold-1", "acc-b", 1),
+		hold("hold-1", "acc-a", 11),
+		hold("hold-1a", "cc-a", 1),
+		{ID: "hold-1", Account: "acc-a", Amount: usd(1)},
 	} {
 		if first, ok := seen[h.Digest()]; ok {
 			t.Errorf("holds %d and %d have one digest", first, i)

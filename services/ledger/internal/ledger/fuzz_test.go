@@ -15,7 +15,7 @@ import (
 // FuzzTransfer compares what Validate says of the sums, and Add of each step, with arithmetic that knows no bounds. Nine bytes are a posting:
 // which account and currency, and how much.
 func FuzzTransfer(f *testing.F) {
-	posting := func(side byte, minor int64) []byte { return binary.BigEndian.AppendUint64([]byte{side}, uint64(minor)) } //nolint:gosec // G115: all of its bits
+	posting := func(side byte, minor int64) []byte { return binary.BigEndian.AppendUint64([]byte{side}, uint64(minor)) }
 	for _, seed := range [][]byte{
 		nil,
 		slices.Concat(posting(0, -5), posting(1, 5)),
@@ -32,7 +32,7 @@ func FuzzTransfer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte, description, holdID string) {
 		transfer := ledger.Transfer{ID: "transfer-1", HoldID: holdID, Description: description}
 		for ; len(data) >= 9; data = data[9:] {
-			side, minor := data[0], int64(binary.BigEndian.Uint64(data[1:])) //nolint:gosec // G115: all of its bits
+			side, minor := data[0], int64(binary.BigEndian.Uint64(data[1:]))
 			transfer.Postings = append(transfer.Postings, ledger.Posting{
 				Account: []string{"acc-a", "acc-b", "acc-c", "bank-a", "bank-b", "acc-d", "acc-e", "acc-f"}[side%8],
 				Amount:  ledger.Money{Currency: []string{"EUR", "USD"}[side/8%2], Minor: minor},

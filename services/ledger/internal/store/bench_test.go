@@ -1,7 +1,6 @@
 package store_test
 
 import (
-	"errors"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -36,19 +35,18 @@ func BenchmarkCommit(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	defer func() { _ = db.Close() }()
 	insert, err := db.PrepareContext(b.Context(), "INSERT INTO rows (text) VALUES ($1)")
 	if err != nil {
 		b.Fatal(err)
 	}
+	defer func() { _ = insert.Close() }()
 	for b.Loop() {
 		if _, err := insert.ExecContext(b.Context(), "a row like a line of a statement"); err != nil {
 			b.Fatal(err)
 		}
 	}
 	perSecond(b)
-	if err := errors.Join(insert.Close(), db.Close()); err != nil {
-		b.Error(err)
-	}
 }
 
 // BenchmarkPost is one transfer after the other for one caller, and for many at once.

@@ -148,7 +148,9 @@ func TestABatchOfCallersThatLeftIsNone(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		first, left := send(t.Context(), c, "first"), send(ctx, c, "left")
 		cancel()
-		<-left
+		if err := <-left; err == nil {
+			t.Error("a caller that left was written")
+		}
 		d.end(nil)
 		if err := <-first; err != nil || len(d.batches) != 1 {
 			t.Errorf("first = %v, and %d batches; want one", err, len(d.batches))
@@ -165,7 +167,7 @@ func TestACallerThatLeavesACommitDoesNotKnow(t *testing.T) {
 		defer cancel()
 		impatient, patient := send(ctx, c, "impatient"), send(t.Context(), c, "patient")
 		d.end(nil)
-		time.Sleep(2 * time.Second)
+		time.Sleep(2 * time.Second) //nolint:forbidigo // in the bubble's time
 		if err := <-impatient; !errors.Is(err, database.ErrOutcomeUnknown) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("the impatient caller = %v; want an unknown outcome because of the deadline", err)
 		}
@@ -183,7 +185,7 @@ func TestACommitIsBounded(t *testing.T) {
 	t.Parallel()
 	onDisk(t, func(t *testing.T, d *disk, c *committer) {
 		answer := send(t.Context(), c, "a")
-		time.Sleep(commitTimeout + time.Second)
+		time.Sleep(commitTimeout + time.Second) //nolint:forbidigo // in the bubble's time
 		if err := <-answer; !errors.Is(err, database.ErrOutcomeUnknown) {
 			t.Errorf("a commit that did not end = %v, want an unknown outcome", err)
 		}
@@ -282,7 +284,7 @@ func TestWhoFindsTheQueueFullWaitsInFrontOfIt(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		outside := send(ctx, c, "outside")
-		time.Sleep(2 * time.Second)
+		time.Sleep(2 * time.Second) //nolint:forbidigo // in the bubble's time
 		if err := <-outside; !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, database.ErrOutcomeUnknown) {
 			t.Errorf("who waited in front of the queue = %v; want its deadline, and nothing unknown", err)
 		}

@@ -82,6 +82,7 @@ func TestTheSchemaIsTheSameHoweverItCameToBe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer func() { _ = rows.Close() }() // rows.Err tells
 	for rows.Next() {
 		var line string
 		if err := rows.Scan(&line); err != nil {
@@ -90,9 +91,6 @@ func TestTheSchemaIsTheSameHoweverItCameToBe(t *testing.T) {
 		before.WriteString(line + "\n")
 	}
 	if err := rows.Err(); err != nil {
-		t.Fatal(err)
-	}
-	if err := rows.Close(); err != nil {
 		t.Fatal(err)
 	}
 	want := strings.TrimLeft(`

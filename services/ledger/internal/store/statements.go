@@ -10,32 +10,32 @@ import (
 )
 
 // Rows go to the database as one parameter, a JSON array with an array for each, so that a statement is the same one for any number of
-// them and its plan is made once. PostgreSQL has what SQLite has built in for that from the migrations.
+// them and its plan is made once. jsonb_each gives them with their numbers as rowid; PostgreSQL has the function from the migrations.
 const (
 	readTransfers = `
-		SELECT transfer_id, digest, post_time FROM transfers WHERE transfer_id IN (SELECT value ->> 0 FROM json_each($1))`
+		SELECT transfer_id, digest, post_time FROM transfers WHERE transfer_id IN (SELECT value ->> 0 FROM jsonb_each($1))`
 	readHolds = `
-		SELECT ` + holdColumns + ` FROM holds WHERE hold_id IN (SELECT value ->> 0 FROM json_each($1))`
+		SELECT ` + holdColumns + ` FROM holds WHERE hold_id IN (SELECT value ->> 0 FROM jsonb_each($1))`
 	readBalances = `
-		SELECT account_id, currency_code, minor_units, held FROM balances WHERE account_id IN (SELECT value ->> 0 FROM json_each($1))`
+		SELECT account_id, currency_code, minor_units, held FROM balances WHERE account_id IN (SELECT value ->> 0 FROM jsonb_each($1))`
 	addTransfers = `
 		INSERT INTO transfers (transfer_id, digest, description, post_time)
-		SELECT value ->> 0, unhex(value ->> 1), value ->> 2, CAST(value ->> 3 AS BIGINT) FROM json_each($1)`
+		SELECT value ->> 0, unhex(value ->> 1), value ->> 2, CAST(value ->> 3 AS BIGINT) FROM jsonb_each($1)`
 	addEntries = `
 		INSERT INTO entries (transfer_id, account_id, currency_code, minor_units, balance_after)
 		SELECT value ->> 0, value ->> 1, value ->> 2, CAST(value ->> 3 AS BIGINT), CAST(value ->> 4 AS BIGINT)
-		FROM json_each($1) ORDER BY key`
+		FROM jsonb_each($1) ORDER BY rowid`
 	addHolds = `
 		INSERT INTO holds (hold_id, account_id, currency_code, minor_units, create_time, state, transfer_id, end_time)
 		SELECT value ->> 0, value ->> 1, value ->> 2, CAST(value ->> 3 AS BIGINT), CAST(value ->> 4 AS BIGINT), value ->> 5, value ->> 6,
 			CAST(value ->> 7 AS BIGINT)
-		FROM json_each($1) ORDER BY key`
+		FROM jsonb_each($1) ORDER BY rowid`
 	endHolds = `
 		UPDATE holds SET state = new.value ->> 1, transfer_id = new.value ->> 2, end_time = CAST(new.value ->> 3 AS BIGINT)
-		FROM json_each($1) AS new WHERE hold_id = new.value ->> 0`
+		FROM jsonb_each($1) AS new WHERE hold_id = new.value ->> 0`
 	writeBalances = `
 		INSERT INTO balances (account_id, currency_code, minor_units, held)
-		SELECT value ->> 0, value ->> 1, CAST(value ->> 2 AS BIGINT), CAST(value ->> 3 AS BIGINT) FROM json_each($1) WHERE true
+		SELECT value ->> 0, value ->> 1, CAST(value ->> 2 AS BIGINT), CAST(value ->> 3 AS BIGINT) FROM jsonb_each($1) WHERE true
 		ON CONFLICT (account_id, currency_code) DO UPDATE SET minor_units = excluded.minor_units, held = excluded.held`
 )
 
@@ -47,7 +47,7 @@ func prepare(ctx context.Context, db *sql.DB) (statements, error) {
 	for _, text := range []string{
 		readTransfers, readHolds, readBalances, addTransfers, addEntries, addHolds, endHolds, writeBalances, balancesOf, entriesOf, holdsOf,
 	} {
-		statement, err := db.PrepareContext(ctx, text)
+		statement, err := db.PrepareContext(ctx, text) //nolint:sqlclosecheck // close closes it
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("prepare %s: %w", text, err), all.close())
 		}
@@ -80,7 +80,7 @@ func (in within) read(query string, keys *table, row func(scanner) error) error 
 	if keys.rows == 0 {
 		return nil
 	}
-	rows, err := in.tx.StmtContext(in.ctx, in.all[query]).QueryContext(in.ctx, keys.param())
+	rows, err := in.tx.StmtContext(in.ctx, in.all[query]).QueryContext(in.ctx, keys.param()) //nolint:sqlclosecheck // collect closes rows, the transaction its statements
 	if err != nil {
 		return err
 	}
@@ -93,7 +93,7 @@ func (in within) exec(statement string, rows *table) error {
 	if rows.rows == 0 {
 		return nil
 	}
-	result, err := in.tx.StmtContext(in.ctx, in.all[statement]).ExecContext(in.ctx, rows.param())
+	result, err := in.tx.StmtContext(in.ctx, in.all[statement]).ExecContext(in.ctx, rows.param()) //nolint:sqlclosecheck // the transaction closes it
 	if err != nil {
 		return err
 	}

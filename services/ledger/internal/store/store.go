@@ -42,7 +42,7 @@ func Open(ctx context.Context, dsn string, opts ...Option) (*Store, error) {
 	if s.statements, err = prepare(ctx, db); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the books: %w", err), db.Close())
 	}
-	s.committer = newCommitter(s.write)
+	s.committer = newCommitter(s.write) //nolint:contextcheck // it lives until Close, and ctx until the books are open
 	return s, nil
 }
 

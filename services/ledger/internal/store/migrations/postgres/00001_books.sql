@@ -81,8 +81,8 @@ CREATE TRIGGER holds_truncate BEFORE TRUNCATE ON holds EXECUTE FUNCTION refuse_c
 -- its hexadecimal digits.
 
 -- +goose StatementBegin
-CREATE FUNCTION json_each(rows TEXT) RETURNS TABLE (key BIGINT, value JSON) LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE ROWS 100 AS $$
-    SELECT a.ordinality - 1, a.value FROM json_array_elements(rows::json) WITH ORDINALITY AS a (value, ordinality)
+CREATE FUNCTION jsonb_each(rows TEXT) RETURNS TABLE (rowid BIGINT, value JSONB) LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE ROWS 100 AS $$
+    SELECT a.ordinality, a.value FROM jsonb_array_elements(rows::jsonb) WITH ORDINALITY AS a (value, ordinality)
 $$;
 -- +goose StatementEnd
 
