@@ -105,29 +105,28 @@ func (c *committer) run() {
 		case <-c.stop:
 			return
 		case r := <-c.queue:
-			batch = c.collect(append(batch[:0], r))
+			batch = c.collect(batch[:0], r)
 			c.commit(batch)
 			clear(batch) // what was answered is not kept
 		}
 	}
 }
 
-// collect adds what waits to a batch, and drops those whose callers have gone.
-func (c *committer) collect(batch []*request) []*request {
-	if !batch[0].take() {
-		batch = batch[:0]
-	}
-	for len(batch) < batchSize {
+// collect takes up a request and all that wait behind it, as far as they have room in the batch. Those whose callers have gone are dropped.
+func (c *committer) collect(batch []*request, next *request) []*request {
+	for {
+		if next.take() {
+			batch = append(batch, next)
+		}
+		if len(batch) == batchSize {
+			return batch
+		}
 		select {
-		case r := <-c.queue:
-			if r.take() {
-				batch = append(batch, r)
-			}
+		case next = <-c.queue:
 		default:
 			return batch
 		}
 	}
-	return batch
 }
 
 // commit writes a batch and answers its callers.
