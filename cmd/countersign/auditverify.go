@@ -67,7 +67,7 @@ func (c *auditVerifyCommand) Run(ctx context.Context, s *session) error {
 }
 
 func verifyFile(ctx context.Context, path string, v *chain.Verifier) (err error) {
-	db, err := database.OpenReadOnly(ctx, path)
+	db, err := database.OpenReadOnly(ctx, "sqlite:"+path)
 	if err != nil {
 		return err
 	}

@@ -32,14 +32,21 @@ var ErrNewerSchema = errors.New("the database's schema is newer than this progra
 // failed, and never shows a password. A SQLite file that is not there is made, readable by its owner only; its directory must be there. A
 // PostgreSQL database must be there. Several processes may open the same database at once. The result is safe for concurrent use.
 func Open(ctx context.Context, dsn string, migrations fs.FS) (*sql.DB, error) {
+	return byKind(dsn,
+		func(path string) (*sql.DB, error) { return openSQLite(ctx, path, migrations) },
+		func() (*sql.DB, error) { return openPostgres(ctx, dsn, migrations) })
+}
+
+// byKind opens a database in the way of its kind.
+func byKind(dsn string, sqlite func(path string) (*sql.DB, error), postgres func() (*sql.DB, error)) (*sql.DB, error) {
 	kind, rest, ok := strings.Cut(dsn, ":")
 	switch {
 	case !ok:
 		return nil, errors.New("database DSN without a kind: want " + wantDSN)
 	case kind == "sqlite":
-		return openSQLite(ctx, rest, migrations)
+		return sqlite(rest)
 	case kind == "postgres", kind == "postgresql":
-		return openPostgres(ctx, dsn, migrations)
+		return postgres()
 	default: // the rest of a DSN may hold a password
 		return nil, fmt.Errorf("database DSN of kind %.20q: want %s", kind, wantDSN)
 	}

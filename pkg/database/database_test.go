@@ -223,7 +223,7 @@ func TestOpenSaysWhatIsWrongWithADSN(t *testing.T) {
 		dsn  string
 		want []string
 	}{
-		"another kind of database":   {"postgres://bank:hunter2@db/ledger", []string{`kind "postgres"`, "want sqlite:PATH"}},
+		"another kind of database":   {"mysql://bank:hunter2@db/ledger", []string{`kind "mysql"`, "want sqlite:PATH"}},
 		"a bare path":                {"ledger.db", []string{"without a kind", "want sqlite:PATH"}},
 		"what looks like a password": {"host=db password=hunter2", []string{"want sqlite:PATH"}},
 		"nothing":                    {"", []string{"want sqlite:PATH"}},

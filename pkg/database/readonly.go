@@ -8,19 +8,24 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
-	"path/filepath"
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// OpenReadOnly opens the database file at path to read it as it is, whatever its schema and whoever has it open. It is for looking at a
-// database that belongs to another program, or at a copy of one. A copy has to have the -wal file beside it if there was one: what was
-// written last is in there. The result is safe for concurrent use.
-func OpenReadOnly(ctx context.Context, path string) (*sql.DB, error) {
-	abs, err := filepath.Abs(path)
+// OpenReadOnly opens the database at dsn, sqlite:PATH or postgres://…, to read it as it is, whatever its schema and whoever has it open. It
+// is for looking at a database that belongs to another program, or at a copy of one. A copy of a SQLite file has to have the -wal file
+// beside it if there was one: what was written last is in there. The result is safe for concurrent use.
+func OpenReadOnly(ctx context.Context, dsn string) (*sql.DB, error) {
+	return byKind(dsn,
+		func(path string) (*sql.DB, error) { return openSQLiteReadOnly(ctx, path) },
+		func() (*sql.DB, error) { return openPostgresReadOnly(ctx, dsn) })
+}
+
+func openSQLiteReadOnly(ctx context.Context, path string) (*sql.DB, error) {
+	abs, err := sqlitePath(path)
 	if err != nil {
-		return nil, fmt.Errorf("open database %s: %w", path, err)
+		return nil, err
 	}
 	// SQLite says the same of a file that is not there as of many other things.
 	if info, err := os.Stat(abs); err != nil {

@@ -26,7 +26,7 @@ func TestReadOnlyShowsWhatIsThereAndLeavesIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	readOnly, err := database.OpenReadOnly(t.Context(), path)
+	readOnly, err := database.OpenReadOnly(t.Context(), "sqlite:"+path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func TestReadOnlySeesWhatARunningProgramWrites(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "notes.db")
 	db := open(t, path, schema(first))
 	exec(t, db, "INSERT INTO notes (text) VALUES ('one')")
-	readOnly, err := database.OpenReadOnly(t.Context(), path)
+	readOnly, err := database.OpenReadOnly(t.Context(), "sqlite:"+path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +81,7 @@ func TestReadOnlyWorksWhereNothingCanBeWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.Chmod(dir, 0o700) }) // for the directory to be removed
-	readOnly, err := database.OpenReadOnly(t.Context(), path)
+	readOnly, err := database.OpenReadOnly(t.Context(), "sqlite:"+path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,16 +128,16 @@ func TestReadOnlySaysWhatIsWrongWithAFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	missing := filepath.Join(dir, "missing.db")
-	if _, err := database.OpenReadOnly(t.Context(), missing); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), missing) {
+	if _, err := database.OpenReadOnly(t.Context(), "sqlite:"+missing); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), missing) {
 		t.Errorf("a file that is not there: %v", err)
 	}
 	if _, err := os.Stat(missing); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("it was made: %v", err)
 	}
-	if _, err := database.OpenReadOnly(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "is not a regular file") {
+	if _, err := database.OpenReadOnly(t.Context(), "sqlite:"+dir); err == nil || !strings.Contains(err.Error(), "is not a regular file") {
 		t.Errorf("a directory: %v", err)
 	}
-	if _, err := database.OpenReadOnly(t.Context(), garbage); !errors.Is(err, database.ErrDamaged) {
+	if _, err := database.OpenReadOnly(t.Context(), "sqlite:"+garbage); !errors.Is(err, database.ErrDamaged) {
 		t.Errorf("garbage: %v, want ErrDamaged", err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/pressly/goose/v3"
@@ -40,15 +41,52 @@ func openSQLite(ctx context.Context, path string, migrations fs.FS) (*sql.DB, er
 	if err != nil {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
-	err = checkMode(ctx, db)
-	if err == nil {
-		err = migrate(ctx, db, goose.DialectSQLite3, "sqlite", migrations)
-	}
-	if err != nil {
+	if err := prepare(ctx, db, path, migrations); err != nil {
 		_ = db.Close() // the first error is the one to tell
 		return nil, fmt.Errorf("open database %s: %w", path, explain(err))
 	}
 	return db, nil
+}
+
+// prepare brings the file up to date. Only one process at a time does: goose looks which migrations are missing before it takes SQLite's lock
+// to apply them, so that two would both apply the same ones.
+func prepare(ctx context.Context, db *sql.DB, path string, migrations fs.FS) (err error) {
+	unlock, err := lockFolder(ctx, filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	if err := checkMode(ctx, db); err != nil {
+		return err
+	}
+	return migrate(ctx, db, goose.DialectSQLite3, "sqlite", migrations)
+}
+
+// lockInterval is how often a lock is tried again that another process holds.
+const lockInterval = 10 * time.Millisecond
+
+// lockFolder waits for flock(2) on a folder: a lock file would be left behind, and a lock on the database file itself is in the way of SQLite's
+// own where the kernel makes no difference between the two kinds. It is gone when its holder dies.
+func lockFolder(ctx context.Context, folder string) (unlock func() error, err error) {
+	f, err := os.Open(folder)
+	if err != nil {
+		return nil, err
+	}
+	ticker := time.NewTicker(lockInterval)
+	defer ticker.Stop()
+	for {
+		switch err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); {
+		case err == nil:
+			return f.Close, nil
+		case !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR):
+			return nil, errors.Join(fmt.Errorf("lock the folder %s: %w", folder, err), f.Close())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("wait for another process that migrates: %w", context.Cause(ctx)), f.Close())
+		case <-ticker.C:
+		}
+	}
 }
 
 // sqlitePath returns the absolute path in what follows "sqlite:" in a DSN.

@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // connector makes the connections of one pool, and carries the turn of its writers: the pool is a *sql.DB, which leads back
@@ -35,6 +36,7 @@ type turnDriver struct {
 // On PostgreSQL transactions that got in each other's way are rolled back and run again, so f may run more than once: what it leaves
 // behind outside of the transaction has to be of its last run alone.
 //
+// Once the commit is on its way, ctx has no say any more: InTx waits for the answer, for up to ten seconds, rather than not to know it.
 // An error that wraps ErrOutcomeUnknown leaves open whether the transaction took place: after a failed fsync, or with the connection gone
 // while the commit was on its way, nobody can know. Callers that must know ask again by an idempotency key. After any other error
 // nothing of the transaction remains.
@@ -47,51 +49,78 @@ func InTx(ctx context.Context, db *sql.DB, f func(tx *sql.Tx) error) error {
 			return fmt.Errorf("wait to write: %w", context.Cause(ctx))
 		}
 	}
-	var err error
-	for conflicts := 0; conflicts < maxConflicts; conflicts++ {
-		if err = runTx(ctx, db, f); !conflicted(err) || !backOff(ctx, conflicts) {
-			break
+	for conflicts := 0; ; conflicts++ {
+		err := runTx(ctx, db, f)
+		if !conflicted(err) || conflicts+1 == maxConflicts {
+			return err
+		}
+		if err := backOff(ctx, conflicts); err != nil {
+			return fmt.Errorf("wait to run the transaction again: %w", err)
 		}
 	}
-	return err
 }
 
-// runTx is one attempt.
+// commitTimeout is how long the answer to a commit is waited for. A commit takes as long as the disk does.
+const commitTimeout = 10 * time.Second
+
+// runTx is one attempt. What runs in the transaction ends with ctx, and the transaction itself does until its commit is sent. Drivers that
+// are interrupted after that, while the database goes on, know less than those that wait.
 func runTx(ctx context.Context, db *sql.DB, f func(tx *sql.Tx) error) error {
-	tx, err := db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelSerializable})
+	own, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer end(nil)
+	stop := context.AfterFunc(ctx, func() { end(context.Cause(ctx)) })
+	defer stop()
+	tx, err := begin(own, db, &sql.TxOptions{Isolation: sql.LevelSerializable})
 	if err != nil {
-		return fmt.Errorf("begin transaction: %w", err)
+		return fmt.Errorf("begin transaction: %w", ended(ctx, err))
 	}
 	// Without effect after a commit. Its own error adds nothing: a connection that cannot roll back is dropped by the database's recovery.
 	defer func() { _ = tx.Rollback() }()
 	if err := f(tx); err != nil {
 		return ended(ctx, err)
 	}
-	if err := ctx.Err(); err != nil {
+	if ctx.Err() != nil || !stop() {
 		return fmt.Errorf("transaction rolled back: %w", context.Cause(ctx))
 	}
+	timer := time.AfterFunc(commitTimeout, func() { end(errNoAnswer) })
+	defer timer.Stop()
 	if err := tx.Commit(); err != nil {
-		return uncommitted(ctx, err)
+		if cause := context.Cause(own); cause != nil {
+			err = fmt.Errorf("%w: %w", cause, err)
+		}
+		return uncommitted(err)
 	}
 	return nil
+}
+
+// begin begins a transaction. A server that was started again has left each idle connection dead, which shows when it is used: nothing was
+// asked of the database yet, so the next one is tried until the pool makes a new one.
+func begin(ctx context.Context, db *sql.DB, opts *sql.TxOptions) (tx *sql.Tx, err error) {
+	for range maxConns {
+		tx, err = db.BeginTx(ctx, opts)
+		if err == nil || ctx.Err() != nil || !stale(err) {
+			break
+		}
+	}
+	return tx, err
 }
 
 // ended tells a transaction that was rolled back because ctx ended by its reason: database/sql sometimes says ErrTxDone, depending on
 // who noticed first.
 func ended(ctx context.Context, err error) error {
-	if errors.Is(err, sql.ErrTxDone) && ctx.Err() != nil {
+	if ctx.Err() != nil && (errors.Is(err, sql.ErrTxDone) || errors.Is(err, context.Canceled)) {
 		return fmt.Errorf("transaction rolled back: %w", context.Cause(ctx))
 	}
 	return err
 }
 
 // InSnapshot runs f in a read transaction: all that f reads is of one moment, however many queries it takes. It neither waits
-// for writers nor holds them up.
+// for writers nor holds them up. f may be run in a database from OpenReadOnly too.
 func InSnapshot(ctx context.Context, db *sql.DB, f func(tx *sql.Tx) error) error {
-	tx, err := db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true, Isolation: sql.LevelRepeatableRead})
+	tx, err := begin(ctx, db, &sql.TxOptions{ReadOnly: true, Isolation: sql.LevelRepeatableRead})
 	if err != nil {
-		return fmt.Errorf("begin snapshot: %w", err)
+		return fmt.Errorf("begin snapshot: %w", ended(ctx, err))
 	}
 	defer func() { _ = tx.Rollback() }() // it has nothing to commit
-	return f(tx)
+	return ended(ctx, f(tx))
 }

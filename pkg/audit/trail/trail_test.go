@@ -164,7 +164,7 @@ func tampered(t *testing.T, template []byte, statements ...string) (path string,
 
 func check(t *testing.T, path string) chain.Report {
 	t.Helper()
-	db, err := database.OpenReadOnly(t.Context(), path)
+	db, err := database.OpenReadOnly(t.Context(), "sqlite:"+path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -331,7 +331,7 @@ func TestADatabaseWithoutAChainIsNotPassedForASoundOne(t *testing.T) {
 	t.Parallel()
 	db, path := open(t)
 	exec(t, db, "DROP TABLE records")
-	readOnly, err := database.OpenReadOnly(t.Context(), path)
+	readOnly, err := database.OpenReadOnly(t.Context(), "sqlite:"+path)
 	if err != nil {
 		t.Fatal(err)
 	}

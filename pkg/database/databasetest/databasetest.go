@@ -2,11 +2,11 @@
 //
 // The servers are of the machine's own PostgreSQL, as Debian's package "postgresql" installs it: initdb and postgres are looked for on
 // PATH and in /usr/lib/postgresql. Where there is none, tests that need one are skipped, unless the environment variable CI is set: there
-// they fail.
+// they fail. Tests run by root start servers as the user postgres or nobody, because PostgreSQL refuses to be run by root.
 package databasetest
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -63,22 +63,23 @@ func Postgres(t testing.TB) string {
 	return dsn
 }
 
-// StartServer starts a server of the test's own, which it may stop and start again; it is stopped when the test ends.
-func StartServer(t testing.TB) *Server {
+// StartServer starts a server of the test's own, which it may stop and start again; when the test ends it is stopped and its data removed.
+// Each setting is one of postgresql.conf, such as fsync=off.
+func StartServer(t testing.TB, settings ...string) *Server {
 	t.Helper()
 	need(t)
-	s, err := New(t.TempDir())
-	if err == nil {
-		err = s.Start(t.Context())
-	}
+	s, err := newServer(settings)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := s.Stop(); err != nil {
+		if err := errors.Join(s.Stop(), s.remove()); err != nil {
 			t.Error(err)
 		}
 	})
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	return s
 }
 
@@ -103,7 +104,6 @@ var shared process
 
 type process struct {
 	mu     sync.Mutex
-	dir    string
 	server *Server
 }
 
@@ -115,17 +115,12 @@ func (p *process) start(t testing.TB) (*Server, error) {
 	if p.server != nil {
 		return p.server, nil
 	}
-	dir, err := os.MkdirTemp("", "postgres") // not the test's own: it outlives the test
+	s, err := newServer(nil)
 	if err != nil {
 		return nil, err
 	}
-	p.dir = dir
-	s, err := New(dir)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.Start(context.WithoutCancel(t.Context())); err != nil {
-		return nil, err
+	if err := s.Start(t.Context()); err != nil {
+		return nil, errors.Join(err, s.remove())
 	}
 	p.server = s
 	return s, nil
@@ -134,13 +129,8 @@ func (p *process) start(t testing.TB) (*Server, error) {
 func (p *process) stop() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.server != nil {
-		if err := p.server.Stop(); err != nil {
-			return err
-		}
-	}
-	if p.dir == "" {
+	if p.server == nil {
 		return nil
 	}
-	return os.RemoveAll(p.dir)
+	return errors.Join(p.server.Stop(), p.server.remove())
 }
