@@ -66,12 +66,15 @@ func openPostgresReadOnly(ctx context.Context, dsn string) (*sql.DB, error) {
 // parsePostgres takes a DSN apart. pgx's own errors quote it and blank what they take for the password; in a DSN whose password is not
 // encoded as it has to be, a part of the password is taken for something else. So nothing of the DSN is quoted.
 func parsePostgres(dsn string) (*pgx.ConnConfig, error) {
-	u, err := url.Parse(dsn)
-	if err != nil || u.Host == "" && u.RawQuery == "" || strings.ContainsAny(u.Path, "@") {
-		return nil, errors.New("database DSN of kind postgres is not a URL: want " + wantDSN +
-			", with the special characters of the user and the password percent-encoded (@ as %40, / as %2F)")
+	errURL := errors.New("database DSN of kind postgres is not a URL: want " + wantDSN +
+		", with the special characters of the user and the password percent-encoded (@ as %40, / as %2F)")
+	if u, err := url.Parse(dsn); err != nil || u.Opaque != "" {
+		return nil, errURL
 	}
 	config, err := pgx.ParseConfig(dsn)
+	if err == nil && strings.Contains(config.Host+config.Database, "@") {
+		return nil, errURL
+	}
 	if err != nil {
 		_, reason, _ := strings.Cut(err.Error(), "`: ") // what follows the DSN
 		return nil, fmt.Errorf("database DSN of kind postgres: %s; want %s", reason, wantDSN)
