@@ -179,8 +179,11 @@ func TestAMigrationThatFailsLeavesNothing(t *testing.T) {
 // Two processes that both looked what is missing must not both apply it: the second migration can be applied twice without an error.
 func TestProcessesThatStartAtOnceMigrateOnce(t *testing.T) {
 	t.Parallel()
-	more := "-- +goose Up\nINSERT INTO notes (text) VALUES ('once');\n"
+	// It is slow, so that all have looked before one is done.
+	more := "-- +goose Up\nINSERT INTO notes (text) VALUES ('once');\n" +
+		"WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000) SELECT max(i) FROM n;\n"
 	databasetest.Each(t, func(t *testing.T, dsn string) {
+		openDSN(t, dsn, schema(first, second))
 		var wg sync.WaitGroup
 		for range 8 {
 			wg.Go(func() {
