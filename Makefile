@@ -1,5 +1,6 @@
 # What there is to do here: `make help`. All of it needs Go (the version in go.mod), make, git and, for the race detector, a C compiler.
-# Nothing needs Docker; the network is needed for Go modules, and for promtool where there is none (see tools/promtool.sh).
+# Nothing needs Docker; the network is needed for Go modules, and for promtool and PostgreSQL where there is none (see tools/promtool.sh and
+# tools/postgres.sh).
 
 # Works with GNU make 3.81 and bash 3.2 too, which is what macOS has.
 SHELL := bash
@@ -22,9 +23,13 @@ TOOLS := bin/tools
 BUF := $(TOOLS)/buf
 LINT := $(CURDIR)/$(TOOLS)/golangci-lint
 PROMTOOL := tools/promtool.sh $(TOOLS)/promtool
+POSTGRES := tools/postgres.sh $(TOOLS)/postgresql
 SCHEMA_PLUGINS := $(TOOLS)/protoc-gen-jsonschema $(TOOLS)/protoc-gen-editorschema
 GO_PLUGINS := $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc
 PLUGINS := $(GO_PLUGINS) $(SCHEMA_PLUGINS)
+
+# Where `make postgres` puts a PostgreSQL for tests to find, if the machine has none.
+export PATH := $(PATH):$(CURDIR)/$(TOOLS)/postgresql/bin
 
 # protovalidate's schema comes from its Go module, so that no schema registry has to be reachable. The sum pins its content.
 VALIDATE_MODULE := github.com/bufbuild/protovalidate@v1.2.2
@@ -60,10 +65,14 @@ demo: build ## Play the story against the running mesh
 ##### Tests
 
 .PHONY: test
-test: ## Vet and test all modules, with the race detector; starts the real binaries too
+test: ## Vet and test all modules, with the race detector; starts the real binaries too. Without PostgreSQL (`make postgres`) some are skipped
 	go vet work
 	go test -race work
 	go test ./pkg/transport # what cannot run under the race detector; see bubble_test.go there
+
+.PHONY: postgres
+postgres: ## Fetch PostgreSQL for the tests where there is none, and say where it is
+	@$(POSTGRES)
 
 .PHONY: e2e
 e2e: ## Test the real binaries only, and say what each test saw
@@ -197,8 +206,9 @@ alerts: ## Check the alert rules and the Prometheus configuration, and test the 
 	$(PROMTOOL) test rules deploy/observability/alerts_test.yaml
 
 .PHONY: ci
-ci: ## All that has to pass before a change goes in
-	@for step in generate-check conformance-check lint tidy-check standalone cross alerts test vuln; do \
+ci: ## All that has to pass before a change goes in, with nothing skipped
+	@$(POSTGRES) >/dev/null
+	@export CI=true; for step in generate-check conformance-check lint tidy-check standalone cross alerts test vuln; do \
 		echo "=== $$step"; start=$$SECONDS; $(MAKE) $$step || exit 1; echo "--- $$step: $$((SECONDS - start)) s"; \
 	done
 
