@@ -84,13 +84,13 @@ download() {
 # to it alone, which is what the two little scripts do.
 unpack() {
 	local deb bin libraries program
+	mkdir -p "$next/root" "$next/bin"
 	for deb in "$temp"/*.deb; do
-		dpkg-deb -x "$deb" "$next/root"
+		dpkg-deb -x "$deb" "$next/root" || return 1
 	done
-	bin=$(ls -d "$next"/root/usr/lib/postgresql/*/bin | sort -V | tail -n 1)
-	bin=root/${bin#"$next/root/"}
-	libraries=$(cd "$next" && find root/usr/lib root/lib -name '*.so.*' ! -path '*/postgresql/*' -printf '%h\n' 2>/dev/null | sort -u | sed "s|^|$folder/|" | paste -sd:)
-	mkdir -p "$next/bin"
+	bin=$(cd "$next" && ls -d root/usr/lib/postgresql/*/bin | sort -V | tail -n 1)
+	libraries=$(cd "$next" && find root -name '*.so.*' ! -path '*/postgresql/*' -exec dirname {} + | sort -u | sed "s|^|$folder/|" | paste -sd: -)
+	[[ -n $bin && -n $libraries ]] || return 1
 	for program in initdb postgres; do
 		cat >"$next/bin/$program" <<-END
 			#!/bin/sh
@@ -112,7 +112,7 @@ else
 		apt-get -qq -o Acquire::Retries=3 "${own[@]}" update >>"$log" 2>&1 || true
 		download "${own[@]}" || failed "the package postgresql cannot be downloaded"
 	fi
-	unpack || failed "the package postgresql cannot be unpacked"
+	unpack >>"$log" 2>&1 || failed "the package postgresql cannot be unpacked"
 	# Under its name it is whole and runs, or it is not there.
 	mkdir -p "$(dirname "$folder")" && rm -rf "$folder" && mv "$next" "$folder"
 	"$folder/bin/postgres" --version >>"$log" 2>&1 || { rm -rf "$folder"; failed "the one in the package does not run here"; }
