@@ -1,4 +1,4 @@
-// Command ledger keeps the bank's books.
+// Command ledger keeps the bank's books. `ledger verify` checks the books in a database, whether a ledger runs on it or not.
 package main
 
 import (
@@ -24,7 +24,7 @@ func main() {
 	if err != nil && !errors.Is(err, settings.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "ledger:", err)
 		stop()
-		os.Exit(1)
+		os.Exit(exitCode(err))
 	}
 }
 
@@ -36,8 +36,11 @@ type config struct {
 }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
+	if len(args) > 0 && args[0] == "verify" {
+		return runVerify(ctx, args[1:], out)
+	}
 	var cfg config
-	if err := settings.Parse("ledger", "Keeps the bank's books.", args, out, &cfg); err != nil {
+	if err := settings.Parse("ledger", "Keeps the bank's books. To check them: ledger verify --help", args, out, &cfg); err != nil {
 		return err
 	}
 	return mesh.Run(ctx, cfg.Flags, func(ctx context.Context, p *mesh.Process) error {
