@@ -91,6 +91,10 @@ bench: ## Run all benchmarks
 bench-authz: ## Measure a decision beside grpc-go authz, casbin and cedar-go, with the same rules (FLAGS=-help)
 	go run ./bench/authz $(FLAGS)
 
+.PHONY: bench-ledger
+bench-ledger: ## Measure transfers a second beside what the databases do by themselves, and write docs/benchmarks-ledger.md (FLAGS=-help)
+	go run ./services/ledger/bench -write docs/benchmarks-ledger.md $(FLAGS)
+
 # What docs/spiffe-conformance.md is made of: each test that names a requirement is in one of these packages and has one of these words.
 CONFORMANCE_PACKAGES := ./pkg/identity
 CONFORMANCE_TESTS := [Vv]erif|Revok|Workload

@@ -6,7 +6,6 @@
 package databasetest
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -68,18 +67,15 @@ func Postgres(t testing.TB) string {
 func StartServer(t testing.TB, settings ...string) *Server {
 	t.Helper()
 	need(t)
-	s, err := newServer(settings)
+	s, err := New(t.Context(), settings...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := errors.Join(s.Stop(), s.remove()); err != nil {
+		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	if err := s.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	return s
 }
 
@@ -115,12 +111,9 @@ func (p *process) start(t testing.TB) (*Server, error) {
 	if p.server != nil {
 		return p.server, nil
 	}
-	s, err := newServer(nil)
+	s, err := New(t.Context())
 	if err != nil {
 		return nil, err
-	}
-	if err := s.Start(t.Context()); err != nil {
-		return nil, errors.Join(err, s.remove())
 	}
 	p.server = s
 	return s, nil
@@ -132,5 +125,5 @@ func (p *process) stop() error {
 	if p.server == nil {
 		return nil
 	}
-	return errors.Join(p.server.Stop(), p.server.remove())
+	return p.server.Close()
 }

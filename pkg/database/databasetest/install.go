@@ -11,6 +11,10 @@ import (
 	"syscall"
 )
 
+// ErrMissing is returned on a machine without PostgreSQL.
+var ErrMissing = errors.New("there is no PostgreSQL here (initdb is neither on PATH nor in /usr/lib/postgresql): " +
+	"run `make postgres`, or install Debian's package postgresql")
+
 // binaries returns the folder of initdb and postgres: that on PATH, or the newest one that Debian's packages have installed.
 func binaries() (string, error) {
 	if initdb, err := exec.LookPath("initdb"); err == nil {
@@ -19,8 +23,7 @@ func binaries() (string, error) {
 	}
 	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if err != nil || len(found) == 0 {
-		return "", errors.New("there is no PostgreSQL here (initdb is neither on PATH nor in /usr/lib/postgresql): " +
-			"run `make postgres`, or install Debian's package postgresql")
+		return "", ErrMissing
 	}
 	version := func(path string) int {
 		n, _ := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(path)))) // 0, the oldest, when it is no number

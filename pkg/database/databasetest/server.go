@@ -30,7 +30,8 @@ const (
 )
 
 // Server is a PostgreSQL server on a port of the loopback interface, with its data in a folder of its own. When the process ends, however it
-// does, the server ends too and the folder is removed. It is not safe for concurrent use. Tests get one from StartServer.
+// does, the server ends too and the folder is removed. It is not safe for concurrent use. Tests get one from StartServer; for a program that
+// is none New makes one.
 type Server struct {
 	programs string // the folder of initdb and postgres
 	folder   string
@@ -42,6 +43,22 @@ type Server struct {
 	life   io.WriteCloser // see supervise.sh
 	exited chan error
 }
+
+// New makes a server and starts it. The caller closes it. Each setting is one of postgresql.conf, such as fsync=off. The error wraps
+// ErrMissing on a machine without PostgreSQL.
+func New(ctx context.Context, settings ...string) (*Server, error) {
+	s, err := newServer(settings)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Start(ctx); err != nil {
+		return nil, errors.Join(err, s.remove())
+	}
+	return s, nil
+}
+
+// Close stops the server, if it runs, and removes its data.
+func (s *Server) Close() error { return errors.Join(s.Stop(), s.remove()) }
 
 // newServer makes a server's data. The server does not run yet.
 func newServer(settings []string) (_ *Server, err error) {

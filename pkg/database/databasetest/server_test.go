@@ -65,7 +65,7 @@ func TestAServerTakesAnotherPortWhenItsOwnIsTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := errors.Join(s.Stop(), s.remove()); err != nil {
+		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
 	})
