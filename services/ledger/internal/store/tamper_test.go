@@ -64,6 +64,8 @@ func TestCheckFindsTampering(t *testing.T) {
 		"a balance that was written by itself":    {"UPDATE balances SET minor_units = 7 WHERE account_id = 'bank-cash'", true, "account bank-cash in EUR: the balance is not"},
 		"a balance of an account without entries": {"INSERT INTO balances VALUES ('acc-x', 'EUR', 7, 0)", true, "account acc-x in EUR: the balance is not"},
 		"a balance that was removed":              {"DELETE FROM balances WHERE account_id = 'bank-cash'", true, "account bank-cash in EUR: the balance is not"},
+		"what is held, written by itself":         {"UPDATE balances SET held = 1 WHERE account_id = '" + account(2) + "'", true, "account " + account(2) + " in EUR: what is held is not the sum"},
+		"a hold that was made by itself":          {"INSERT INTO holds (hold_id, account_id, currency_code, minor_units, state, create_time) VALUES ('hold-0001', '" + account(2) + "', 'EUR', 1, 'active', 0)", true, "account " + account(2) + " in EUR: what is held is not the sum"},
 		"money in another currency":               {unlock + "UPDATE entries SET currency_code = 'USD' WHERE minor_units = 100", false, "transfer deposit-1 does not sum to zero in USD"},
 		"sums that leave 64 bits":                 {unlock + "UPDATE entries SET minor_units = 9223372036854775807", false, "the entries in EUR sum to 36893488147419103228"},
 	}
