@@ -33,7 +33,7 @@ func main() {
 type config struct {
 	mesh.Flags `embed:""`
 
-	DSN    settings.DSN    `default:"sqlite:accounts.db" help:"Where the register is kept, sqlite:PATH."`
+	DSN    settings.DSN    `default:"sqlite:accounts.db" help:"Where the register is kept, sqlite:PATH or postgres://USER@HOST:5432/DATABASE."`
 	Audit  settings.Target `required:"" placeholder:"TARGET" help:"The audit service."`
 	Ledger settings.Target `required:"" placeholder:"TARGET" help:"The ledger service, asked for the balance before an account is closed."`
 }
@@ -62,7 +62,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		accountsv1.RegisterAccountServiceServer(server, rpc.New(register.New(accounts, accounts, books.New(ledger)), p.Log))
+		accountsv1.RegisterAccountServiceServer(server, rpc.New(register.New(accounts, accounts, accounts, books.New(ledger)), p.Log))
 		return nil
 	})
 }

@@ -4,6 +4,7 @@ package books
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -45,7 +46,8 @@ func (b *Books) Empty(ctx context.Context, accountID string) (bool, error) {
 	if err != nil {
 		return false, explain(ctx, err)
 	}
-	for _, balance := range response.GetBalances() {
+	// What is held is a part of the balance. It is asked about all the same: the ledger says what it holds, and not this service.
+	for _, balance := range slices.Concat(response.GetBalances(), response.GetHeld()) {
 		if balance.GetMinorUnits() != 0 {
 			return false, nil
 		}

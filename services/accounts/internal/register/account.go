@@ -1,5 +1,8 @@
 // Package register is the bank's register of accounts: who owns which one, and whether it may be used.
 //
+// An account is open, frozen or closed, and while an attempt to close it is under way it is out of use. All changes between these are
+// compare-and-set in the store, so that several processes may serve one register.
+//
 // It knows no balances. Before it closes an account it asks the books; see Register.Close for what holds when money arrives
 // at the same moment.
 package register
@@ -18,8 +21,11 @@ var (
 	ErrNotFound      = errors.New("no such account")
 	ErrRequestReused = errors.New("the request_id was used for other content; choose a new one")
 	ErrNotEmpty      = errors.New("the account's balance is not zero; move the money first")
+	ErrFrozen        = errors.New("the account is frozen; it has to be unfrozen first")
+	ErrClosed        = errors.New("the account is closed")
 	ErrBusy          = errors.New("the account is being closed by others; try again")
 	ErrBooksAway     = errors.New("the ledger cannot be reached; try again")
+	ErrNUL           = errors.New("a text holds a NUL character, which not every database can keep")
 )
 
 // Account is one account. It is a value; the zero value is no account.
@@ -29,8 +35,10 @@ type Account struct {
 	DisplayName  string
 	CurrencyCode string
 	OpenTime     time.Time
-	// Closing names the attempt to close the account that is under way; empty otherwise.
-	Closing string
+	// FreezeTime is since when the account is frozen; zero while it is not.
+	FreezeTime time.Time
+	// Closing is the attempt to close the account that is under way; zero otherwise.
+	Closing Attempt
 	// CloseTime is zero until the account is closed.
 	CloseTime time.Time
 }
@@ -38,8 +46,33 @@ type Account struct {
 // Closed reports whether the account was closed for good.
 func (a Account) Closed() bool { return !a.CloseTime.IsZero() }
 
+// Frozen reports whether the account rests until it is unfrozen.
+func (a Account) Frozen() bool { return !a.FreezeTime.IsZero() }
+
 // Usable reports whether the account may take part in new payments.
-func (a Account) Usable() bool { return !a.Closed() && a.Closing == "" }
+func (a Account) Usable() bool { return !a.Closed() && !a.Frozen() && a.Closing.Name == "" }
+
+// Attempt is one attempt to close an account. While it is under way the account is out of use.
+type Attempt struct {
+	// Name is that of no other attempt.
+	Name string
+	// Until is how long those who make the attempt have. From then on everybody may give it up for them: a process that died would
+	// otherwise leave the account out of use. It decides when an attempt is given up, and never whether it may still succeed; see
+	// Register.Close.
+	Until time.Time
+}
+
+// overdue reports whether an attempt is under way that may be given up.
+func (a Attempt) overdue(now time.Time) bool { return a.Name != "" && !now.Before(a.Until) }
+
+// Intervention is that somebody freezes or unfreezes an account.
+type Intervention struct {
+	// Actor is the SPIFFE ID of who did it.
+	Actor string
+	// Reason is why, for the next person who looks at it; it may be empty.
+	Reason string
+	Time   time.Time
+}
 
 // Opening is a customer's wish for an account.
 type Opening struct {

@@ -52,7 +52,7 @@ func newRegister(t *testing.T, b *books) (*register.Register, register.Account) 
 			t.Error(err)
 		}
 	})
-	r := register.New(s, s, b)
+	r := register.New(s, s, s, b)
 	account, err := r.Open(t.Context(), register.Opening{RequestID: "request-1", CustomerID: "alice", CurrencyCode: "EUR"})
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +71,7 @@ func TestClose(t *testing.T) {
 	}{
 		"an empty account is closed":                              {[]answer{{empty, nil}}, nil, 2},
 		"an account with money stays open":                        {[]answer{{full, nil}}, register.ErrNotEmpty, 1},
-		"money that arrives before the freeze is seen":            {[]answer{{empty, nil}, {full, nil}}, register.ErrNotEmpty, 2},
+		"money that arrives before the attempt is seen":           {[]answer{{empty, nil}, {full, nil}}, register.ErrNotEmpty, 2},
 		"no answer from the ledger leaves the account open":       {[]answer{{full, register.ErrBooksAway}}, register.ErrBooksAway, 1},
 		"a ledger that goes away half way leaves it open":         {[]answer{{empty, nil}, {empty, register.ErrBooksAway}}, register.ErrBooksAway, 2},
 		"a ledger that refuses to answer is not taken for a zero": {[]answer{{empty, nil}, {empty, denied}}, denied, 2},

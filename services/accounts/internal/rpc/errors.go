@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/countersign-mesh/countersign/pkg/database"
 	"github.com/countersign-mesh/countersign/pkg/pagetoken"
 	"github.com/countersign-mesh/countersign/services/accounts/internal/register"
 )
@@ -21,8 +22,11 @@ func (s *Server) status(ctx context.Context, err error) error {
 		{register.ErrNotFound, codes.NotFound},
 		{register.ErrRequestReused, codes.AlreadyExists},
 		{register.ErrNotEmpty, codes.FailedPrecondition},
+		{register.ErrFrozen, codes.FailedPrecondition},
+		{register.ErrClosed, codes.FailedPrecondition},
 		{register.ErrBusy, codes.Aborted},
 		{register.ErrBooksAway, codes.Unavailable},
+		{register.ErrNUL, codes.InvalidArgument},
 		{pagetoken.ErrInvalid, codes.InvalidArgument},
 		{context.Canceled, codes.Canceled},
 		{context.DeadlineExceeded, codes.DeadlineExceeded},
@@ -35,5 +39,8 @@ func (s *Server) status(ctx context.Context, err error) error {
 		}
 	}
 	s.log.ErrorContext(ctx, "call failed", "error", err)
+	if database.Unavailable(err) || errors.Is(err, database.ErrOutcomeUnknown) {
+		return status.Error(codes.Unavailable, "the register cannot be reached, or it is not known whether it was changed; send the same request again")
+	}
 	return status.Error(codes.Internal, "internal error")
 }

@@ -3,10 +3,12 @@ package rpc
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/countersign-mesh/countersign/pkg/identity"
 	"github.com/countersign-mesh/countersign/pkg/pagetoken"
 	accountsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/accounts/v1"
 	"github.com/countersign-mesh/countersign/services/accounts/internal/register"
@@ -81,21 +83,68 @@ func (s *Server) CloseAccount(ctx context.Context, req *accountsv1.CloseAccountR
 	return &accountsv1.CloseAccountResponse{Account: message(account)}, nil
 }
 
+// FreezeAccount implements AccountService.
+func (s *Server) FreezeAccount(ctx context.Context, req *accountsv1.FreezeAccountRequest) (*accountsv1.FreezeAccountResponse, error) {
+	actor, err := actorOf(ctx)
+	if err != nil {
+		return nil, s.status(ctx, err)
+	}
+	account, err := s.register.Freeze(ctx, req.GetAccountId(), actor, req.GetReason())
+	if err != nil {
+		return nil, s.status(ctx, err)
+	}
+	s.log.InfoContext(ctx, "an account is frozen", "account_id", account.ID, "since", account.FreezeTime, "asked_by", actor)
+	return &accountsv1.FreezeAccountResponse{Account: message(account)}, nil
+}
+
+// UnfreezeAccount implements AccountService.
+func (s *Server) UnfreezeAccount(ctx context.Context, req *accountsv1.UnfreezeAccountRequest) (*accountsv1.UnfreezeAccountResponse, error) {
+	actor, err := actorOf(ctx)
+	if err != nil {
+		return nil, s.status(ctx, err)
+	}
+	account, err := s.register.Unfreeze(ctx, req.GetAccountId(), actor)
+	if err != nil {
+		return nil, s.status(ctx, err)
+	}
+	s.log.InfoContext(ctx, "an account is not frozen any more", "account_id", account.ID, "asked_by", actor)
+	return &accountsv1.UnfreezeAccountResponse{Account: message(account)}, nil
+}
+
+// actorOf returns who calls, for the history of an account: the identity that the connection proves, and nothing that a request says.
+func actorOf(ctx context.Context) (string, error) {
+	peer, ok := identity.FromContext(ctx)
+	if !ok {
+		return "", errors.New("the caller has no identity")
+	}
+	return peer.ID.String(), nil
+}
+
 func message(a register.Account) *accountsv1.Account {
 	m := &accountsv1.Account{
 		AccountId:    a.ID,
 		CustomerId:   a.CustomerID,
 		DisplayName:  a.DisplayName,
 		CurrencyCode: a.CurrencyCode,
-		// What is frozen takes no part in payments, which is all that the status says.
-		Status:   accountsv1.AccountStatus_ACCOUNT_STATUS_CLOSED,
-		OpenTime: timestamppb.New(a.OpenTime),
+		Status:       statusOf(a),
+		OpenTime:     timestamppb.New(a.OpenTime),
 	}
-	if a.Usable() {
-		m.Status = accountsv1.AccountStatus_ACCOUNT_STATUS_OPEN
+	if a.Frozen() {
+		m.FreezeTime = timestamppb.New(a.FreezeTime)
 	}
 	if a.Closed() {
 		m.CloseTime = timestamppb.New(a.CloseTime)
 	}
 	return m
+}
+
+func statusOf(a register.Account) accountsv1.AccountStatus {
+	switch {
+	case a.Usable():
+		return accountsv1.AccountStatus_ACCOUNT_STATUS_OPEN
+	case a.Frozen():
+		return accountsv1.AccountStatus_ACCOUNT_STATUS_FROZEN
+	default: // what is being closed takes no part in payments, which is all that the status says
+		return accountsv1.AccountStatus_ACCOUNT_STATUS_CLOSED
+	}
 }

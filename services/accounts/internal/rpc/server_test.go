@@ -75,7 +75,7 @@ func newBank(t *testing.T) *bank {
 	ledgerAddr := b.mesh.Serve(t, "/ledger", func(r grpc.ServiceRegistrar) { ledgerv1.RegisterLedgerServiceServer(r, b.ledger) })
 	conn := b.mesh.Dial(t, "/accounts", "/ledger", ledgerAddr, mesh.WithServiceConfig(books.ServiceConfig))
 	b.addr = b.mesh.Serve(t, "/accounts", func(r grpc.ServiceRegistrar) {
-		accountsv1.RegisterAccountServiceServer(r, rpc.New(register.New(s, s, books.New(conn)), slog.New(slog.DiscardHandler)))
+		accountsv1.RegisterAccountServiceServer(r, rpc.New(register.New(s, s, s, books.New(conn)), slog.New(slog.DiscardHandler)))
 	})
 	return b
 }
