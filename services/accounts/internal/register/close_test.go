@@ -3,62 +3,14 @@ package register_test
 import (
 	"context"
 	"errors"
-	"path/filepath"
 	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/countersign-mesh/countersign/pkg/database/databasetest"
 	"github.com/countersign-mesh/countersign/services/accounts/internal/register"
-	"github.com/countersign-mesh/countersign/services/accounts/internal/store"
 )
-
-// books answers each question with the next answer, and the last one again and again. before runs ahead of the n-th answer.
-type books struct {
-	mu      sync.Mutex
-	answers []answer
-	asked   int
-	before  func(n int)
-}
-
-type answer struct {
-	empty bool
-	err   error
-}
-
-func (b *books) Empty(ctx context.Context, _ string) (bool, error) {
-	b.mu.Lock()
-	b.asked++
-	n := b.asked
-	a := b.answers[min(n, len(b.answers))-1]
-	b.mu.Unlock()
-	if b.before != nil {
-		b.before(n)
-	}
-	if err := ctx.Err(); err != nil {
-		return false, err
-	}
-	return a.empty, a.err
-}
-
-func newRegister(t *testing.T, b *books) (*register.Register, register.Account) {
-	t.Helper()
-	s, err := store.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "accounts.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	r := register.New(s, s, s, b)
-	account, err := r.Open(t.Context(), register.Opening{RequestID: "request-1", CustomerID: "alice", CurrencyCode: "EUR"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r, account
-}
 
 func TestClose(t *testing.T) {
 	t.Parallel()
@@ -170,21 +122,24 @@ func TestACallerWhoLeavesHalfWayLeavesTheAccountUsable(t *testing.T) {
 
 func TestManyWhoCloseAtOnceGetOneAnswer(t *testing.T) {
 	t.Parallel()
-	r, account := newRegister(t, &books{answers: []answer{{empty: true}}})
-	closed := make([]register.Account, 32)
-	var group sync.WaitGroup
-	for i := range closed {
-		group.Go(func() {
-			var err error
-			if closed[i], err = r.Close(context.Background(), account.ID); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	group.Wait()
-	for _, c := range closed {
-		if diff := cmp.Diff(closed[0], c); diff != "" {
-			t.Fatalf("-one +other:\n%s", diff)
+	databasetest.Each(t, func(t *testing.T, dsn string) {
+		registers := []*register.Register{replica(t, dsn, alwaysEmpty()), replica(t, dsn, alwaysEmpty())}
+		account := open(t, registers[0])
+		closed := make([]register.Account, 32)
+		var group sync.WaitGroup
+		for i := range closed {
+			group.Go(func() {
+				var err error
+				if closed[i], err = registers[i%2].Close(context.Background(), account.ID); err != nil {
+					t.Error(err)
+				}
+			})
 		}
-	}
+		group.Wait()
+		for _, c := range closed {
+			if diff := cmp.Diff(closed[0], c); diff != "" {
+				t.Fatalf("-one +other:\n%s", diff)
+			}
+		}
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -39,8 +40,23 @@ func (s *Server) status(ctx context.Context, err error) error {
 		}
 	}
 	s.log.ErrorContext(ctx, "call failed", "error", err)
-	if database.Unavailable(err) || errors.Is(err, database.ErrOutcomeUnknown) {
-		return status.Error(codes.Unavailable, "the register cannot be reached, or it is not known whether it was changed; send the same request again")
+	switch {
+	case errors.Is(err, database.ErrOutcomeUnknown):
+		return outcomeUnknown()
+	case database.Unavailable(err):
+		return status.Error(codes.Unavailable, "the register cannot be reached; send the same request again")
+	default:
+		return status.Error(codes.Internal, "internal error")
 	}
-	return status.Error(codes.Internal, "internal error")
+}
+
+// outcomeUnknown is the answer when it is not known whether the register was changed. Every method is idempotent, so that the same request again
+// answers what became of it. The reason is the bank's own, the same for all services.
+func outcomeUnknown() error {
+	unknown := status.New(codes.Unavailable, "it is not known whether the register was changed; send the same request again")
+	detailed, err := unknown.WithDetails(&errdetails.ErrorInfo{Reason: "OUTCOME_UNKNOWN", Domain: "bank.test"})
+	if err != nil {
+		return unknown.Err()
+	}
+	return detailed.Err()
 }

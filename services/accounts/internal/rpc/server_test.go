@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/testing/protocmp"
 
+	"github.com/countersign-mesh/countersign/pkg/database/databasetest"
 	"github.com/countersign-mesh/countersign/pkg/mesh"
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
 	accountsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/accounts/v1"
@@ -27,7 +28,7 @@ import (
 	"github.com/countersign-mesh/countersign/services/accounts/internal/store"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(databasetest.Main{M: m}) }
 
 // ledger answers GetBalance; errs are answered first, one a call.
 type ledger struct {
@@ -35,6 +36,7 @@ type ledger struct {
 	mu       sync.Mutex
 	errs     []error
 	balances []*moneyv1.Money
+	held     []*moneyv1.Money
 	asked    int
 }
 
@@ -47,7 +49,7 @@ func (l *ledger) GetBalance(context.Context, *ledgerv1.GetBalanceRequest) (*ledg
 		l.errs = l.errs[1:]
 		return nil, err
 	}
-	return &ledgerv1.GetBalanceResponse{Balances: l.balances}, nil
+	return &ledgerv1.GetBalanceResponse{Balances: l.balances, Held: l.held}, nil
 }
 
 func (l *ledger) answer(balances []*moneyv1.Money, errs ...error) {
@@ -62,16 +64,22 @@ type bank struct {
 	addr   string
 	ledger *ledger
 	store  *store.Store
+	dsn    string
 }
 
 func newBank(t *testing.T) *bank {
 	t.Helper()
-	s, err := store.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "accounts.db"))
+	return newBankOn(t, databasetest.SQLite(t))
+}
+
+func newBankOn(t *testing.T, dsn string) *bank {
+	t.Helper()
+	s, err := store.Open(t.Context(), dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() }) // a test may have closed it before
-	b := &bank{mesh: meshtest.Open(t, "bank.test", filepath.Join("..", "..", "..", "..", "deploy", "policy", "bank.yaml")), ledger: &ledger{}, store: s}
+	b := &bank{mesh: meshtest.Open(t, "bank.test", filepath.Join("..", "..", "..", "..", "deploy", "policy", "bank.yaml")), ledger: &ledger{}, store: s, dsn: dsn}
 	ledgerAddr := b.mesh.Serve(t, "/ledger", func(r grpc.ServiceRegistrar) { ledgerv1.RegisterLedgerServiceServer(r, b.ledger) })
 	conn := b.mesh.Dial(t, "/accounts", "/ledger", ledgerAddr, mesh.WithServiceConfig(books.ServiceConfig))
 	b.addr = b.mesh.Serve(t, "/accounts", func(r grpc.ServiceRegistrar) {
