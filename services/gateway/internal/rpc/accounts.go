@@ -28,7 +28,7 @@ func (s *Server) OpenAccount(ctx context.Context, req *mobilev1.OpenAccountReque
 		CurrencyCode: req.GetCurrencyCode(),
 	})
 	if err != nil {
-		return nil, s.behind(ctx, err, codes.AlreadyExists)
+		return nil, s.behind(ctx, err, codes.AlreadyExists, codes.InvalidArgument)
 	}
 	account, err := s.withBalance(ctx, response.GetAccount())
 	if err != nil {
@@ -133,11 +133,14 @@ func (s *Server) withBalance(ctx context.Context, account *accountsv1.Account) (
 			balance = b
 		}
 	}
+	frozen := account.GetStatus() == accountsv1.AccountStatus_ACCOUNT_STATUS_FROZEN
 	return &mobilev1.Account{
 		AccountId:   account.GetAccountId(),
 		DisplayName: account.GetDisplayName(),
 		Balance:     balance,
-		Closed:      account.GetStatus() != accountsv1.AccountStatus_ACCOUNT_STATUS_OPEN,
-		OpenTime:    account.GetOpenTime(),
+		// A status that this version does not know is shown as one of no use, too.
+		Closed:   !frozen && account.GetStatus() != accountsv1.AccountStatus_ACCOUNT_STATUS_OPEN,
+		Frozen:   frozen,
+		OpenTime: account.GetOpenTime(),
 	}, nil
 }

@@ -152,12 +152,20 @@ func TestAccountsAreListedInOrderWithBalancesAskedForAFewAtATime(t *testing.T) {
 			b.balances[id] = []*moneyv1.Money{balance, {CurrencyCode: "USD", MinorUnits: 1}}
 		case 2:
 			a.Status = accountsv1.AccountStatus_ACCOUNT_STATUS_CLOSED
-			fallthrough
+			b.balances[id] = []*moneyv1.Money{balance}
+		case 3:
+			a.Status = accountsv1.AccountStatus_ACCOUNT_STATUS_FROZEN
+			b.balances[id] = []*moneyv1.Money{balance}
+		case 4:
+			a.Status = 99 // of a later version
+			b.balances[id] = []*moneyv1.Money{balance}
 		default:
 			b.balances[id] = []*moneyv1.Money{balance}
 		}
 		b.accounts = append(b.accounts, a)
-		want.Accounts = append(want.Accounts, &mobilev1.Account{AccountId: id, DisplayName: "alice's", Balance: balance, Closed: n == 2, OpenTime: noon})
+		want.Accounts = append(want.Accounts, &mobilev1.Account{
+			AccountId: id, DisplayName: "alice's", Balance: balance, Closed: n == 2 || n == 4, Frozen: n == 3, OpenTime: noon,
+		})
 	}
 	b.accounts = append(b.accounts, account(bobAccount, "bob"))
 	var now, most atomic.Int64
@@ -278,6 +286,8 @@ func TestWhatACustomerIsToldOfErrorsBehind(t *testing.T) {
 		"accounts is away":                       {"GetAccount", codes.Unavailable, "Transfer", codes.Unavailable, unavailable},
 		"the gateway may not ask accounts":       {"GetAccount", codes.PermissionDenied, "GetStatement", codes.Internal, internal},
 		"the account is not empty":               {"CloseAccount", codes.FailedPrecondition, "CloseAccount", codes.FailedPrecondition, "from behind"},
+		"the account is frozen":                  {"CreatePayment", codes.FailedPrecondition, "Transfer", codes.FailedPrecondition, "from behind"},
+		"the account to close is frozen":         {"CloseAccount", codes.FailedPrecondition, "CloseAccount", codes.FailedPrecondition, "from behind"},
 		"the account is being closed":            {"CloseAccount", codes.Aborted, "CloseAccount", codes.Aborted, "from behind"},
 		"the ledger is away when it is closed":   {"CloseAccount", codes.Unavailable, "CloseAccount", codes.Unavailable, unavailable},
 		"a page token is another list's":         {"ListEntries", codes.InvalidArgument, "GetStatement", codes.InvalidArgument, "from behind"},

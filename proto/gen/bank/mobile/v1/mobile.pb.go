@@ -99,7 +99,9 @@ type Account struct {
 	// True when it was closed.
 	Closed bool `protobuf:"varint,4,opt,name=closed,proto3" json:"closed,omitempty"`
 	// When it was opened.
-	OpenTime      *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=open_time,json=openTime,proto3" json:"open_time,omitempty"`
+	OpenTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=open_time,json=openTime,proto3" json:"open_time,omitempty"`
+	// True while the bank has frozen it: it neither pays nor is paid, and cannot be closed.
+	Frozen        bool `protobuf:"varint,6,opt,name=frozen,proto3" json:"frozen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -167,6 +169,13 @@ func (x *Account) GetOpenTime() *timestamppb.Timestamp {
 		return x.OpenTime
 	}
 	return nil
+}
+
+func (x *Account) GetFrozen() bool {
+	if x != nil {
+		return x.Frozen
+	}
+	return false
 }
 
 // Transfer is a payment as its customer sees it.
@@ -1078,14 +1087,15 @@ var File_bank_mobile_v1_mobile_proto protoreflect.FileDescriptor
 
 const file_bank_mobile_v1_mobile_proto_rawDesc = "" +
 	"\n" +
-	"\x1bbank/mobile/v1/mobile.proto\x12\x0ebank.mobile.v1\x1a\x19bank/money/v1/money.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcc\x01\n" +
+	"\x1bbank/mobile/v1/mobile.proto\x12\x0ebank.mobile.v1\x1a\x19bank/money/v1/money.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe4\x01\n" +
 	"\aAccount\x12\x1d\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tR\taccountId\x12!\n" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12.\n" +
 	"\abalance\x18\x03 \x01(\v2\x14.bank.money.v1.MoneyR\abalance\x12\x16\n" +
 	"\x06closed\x18\x04 \x01(\bR\x06closed\x127\n" +
-	"\topen_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bopenTime\"\xd8\x02\n" +
+	"\topen_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bopenTime\x12\x16\n" +
+	"\x06frozen\x18\x06 \x01(\bR\x06frozen\"\xd8\x02\n" +
 	"\bTransfer\x12\x1d\n" +
 	"\n" +
 	"payment_id\x18\x01 \x01(\tR\tpaymentId\x12(\n" +

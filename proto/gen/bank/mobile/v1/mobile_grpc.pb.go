@@ -53,15 +53,15 @@ type MobileBankServiceClient interface {
 	//
 	// Called by the mobile app.
 	//
-	// Errors: NOT_FOUND; FAILED_PRECONDITION while the balance is not zero; ABORTED when the account was being closed by several requests
-	// at once, and UNAVAILABLE when the balance could not be asked for: send the same request again.
+	// Errors: NOT_FOUND; FAILED_PRECONDITION while the balance is not zero, a part of it is held, or the account is frozen; ABORTED when the
+	// account was being closed by several requests at once, and UNAVAILABLE when the balance could not be asked for: send the same request again.
 	CloseAccount(ctx context.Context, in *CloseAccountRequest, opts ...grpc.CallOption) (*CloseAccountResponse, error)
 	// Transfer pays from one of the customer's accounts. It is idempotent by request_id.
 	//
 	// Called by the mobile app.
 	//
 	// Errors: NOT_FOUND when the paying account is not the customer's or the payee does not exist; FAILED_PRECONDITION when an
-	// account is closed or of another currency; ALREADY_EXISTS when the customer used the request_id for other content;
+	// account is closed, frozen or of another currency; ALREADY_EXISTS when the customer used the request_id for other content;
 	// UNAVAILABLE when the outcome is not yet known: send the same request again. A refused or held transfer is no error: see its
 	// status and reasons.
 	Transfer(ctx context.Context, in *TransferRequest, opts ...grpc.CallOption) (*TransferResponse, error)
@@ -178,15 +178,15 @@ type MobileBankServiceServer interface {
 	//
 	// Called by the mobile app.
 	//
-	// Errors: NOT_FOUND; FAILED_PRECONDITION while the balance is not zero; ABORTED when the account was being closed by several requests
-	// at once, and UNAVAILABLE when the balance could not be asked for: send the same request again.
+	// Errors: NOT_FOUND; FAILED_PRECONDITION while the balance is not zero, a part of it is held, or the account is frozen; ABORTED when the
+	// account was being closed by several requests at once, and UNAVAILABLE when the balance could not be asked for: send the same request again.
 	CloseAccount(context.Context, *CloseAccountRequest) (*CloseAccountResponse, error)
 	// Transfer pays from one of the customer's accounts. It is idempotent by request_id.
 	//
 	// Called by the mobile app.
 	//
 	// Errors: NOT_FOUND when the paying account is not the customer's or the payee does not exist; FAILED_PRECONDITION when an
-	// account is closed or of another currency; ALREADY_EXISTS when the customer used the request_id for other content;
+	// account is closed, frozen or of another currency; ALREADY_EXISTS when the customer used the request_id for other content;
 	// UNAVAILABLE when the outcome is not yet known: send the same request again. A refused or held transfer is no error: see its
 	// status and reasons.
 	Transfer(context.Context, *TransferRequest) (*TransferResponse, error)
