@@ -34,8 +34,8 @@ func main() {
 type config struct {
 	mesh.Flags `embed:""`
 
-	Rules settings.File   `required:"" placeholder:"FILE" help:"The rules file: amount ceilings, velocity, blocked payees."`
-	DSN   settings.DSN    `default:"sqlite:risk.db" placeholder:"DSN" help:"Where assessed payments are remembered: sqlite:PATH."`
+	Rules settings.File   `required:"" placeholder:"FILE" help:"The rules file: amount ceilings, velocity, blocked payees; watched, reloaded."`
+	DSN   settings.DSN    `default:"sqlite:risk.db" placeholder:"DSN" help:"Where assessed payments are remembered: sqlite:PATH or postgres://USER@HOST:5432/DATABASE."`
 	Audit settings.Target `required:"" placeholder:"TARGET" help:"The audit service, such as dns:///audit:8443."`
 }
 
@@ -44,11 +44,16 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err := settings.Parse("risk", "Says whether a payment may go through.", args, out, &cfg); err != nil {
 		return err
 	}
-	held, err := rules.Load(string(cfg.Rules))
+	file, err := rules.Open(string(cfg.Rules))
 	if err != nil {
 		return err
 	}
 	return mesh.Run(ctx, cfg.Flags, func(ctx context.Context, p *mesh.Process) error {
+		p.Go("rules", func(ctx context.Context) error { return file.Watch(ctx, p.Log) })
+		if err := p.Metrics.Register(rules.NewMetrics(file)); err != nil {
+			return fmt.Errorf("register the metrics of the rules: %w", err)
+		}
+		p.Log.InfoContext(ctx, "rules are in force", "file", string(cfg.Rules), "version", file.Rules().Version)
 		db, err := database.Open(ctx, string(cfg.DSN), migrations.FS)
 		if err != nil {
 			return err
@@ -63,7 +68,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		riskv1.RegisterRiskServiceServer(s, rpc.New(held, store.New(db), p.Log))
+		riskv1.RegisterRiskServiceServer(s, rpc.New(file, store.New(db), p.Log))
 		return nil
 	})
 }

@@ -21,10 +21,10 @@ type History interface {
 
 // Assess asks every rule about a payment.
 func (r Rules) Assess(ctx context.Context, p Payment, now time.Time, history History) (Assessment, error) {
-	a := Assessment{Verdict: Allow}
+	a := Assessment{Verdict: Allow, Version: r.Version}
 	r.checkAmount(&a, p)
-	if _, blocked := r.Blocked[p.Payee]; blocked {
-		a.add(Refuse, BlockedPayee, "payments to this account are blocked")
+	if block, blocked := r.Blocked[p.Payee]; blocked {
+		a.add(Refuse, block.Code, BlockedPayee, "payments to this account are blocked")
 	}
 	for _, limit := range r.Limits {
 		spent, err := history.Spent(ctx, limit.Per, p, now.Add(-limit.Window))
@@ -41,21 +41,21 @@ func (r Rules) checkAmount(a *Assessment, p Payment) {
 	switch {
 	case !known:
 		// An amount that nobody has thought of is looked at by a person.
-		a.add(Hold, AmountCeiling, "payments in "+p.Currency+" are looked at one by one")
+		a.add(Hold, "", AmountCeiling, "payments in "+p.Currency+" are looked at one by one")
 	case p.Minor > ceiling.RefuseAbove:
-		a.add(Refuse, AmountCeiling, "the amount is above what one payment in "+p.Currency+" may be")
+		a.add(Refuse, ceiling.Code, AmountCeiling, "the amount is above what one payment in "+p.Currency+" may be")
 	case p.Minor > ceiling.HoldAbove:
-		a.add(Hold, AmountCeiling, "a payment of this amount in "+p.Currency+" is looked at by a person")
+		a.add(Hold, ceiling.Code, AmountCeiling, "a payment of this amount in "+p.Currency+" is looked at by a person")
 	}
 }
 
 func (l Limit) check(a *Assessment, p Payment, spent Spent) {
 	who := map[Per]string{PerAccount: "account", PerCustomer: "customer"}[l.Per]
 	if l.MaxPayments > 0 && spent.Payments >= l.MaxPayments {
-		a.add(l.Verdict, VelocityCount, fmt.Sprintf("too many payments of this %s within %s", who, brief(l.Window)))
+		a.add(l.Verdict, l.Code, VelocityCount, fmt.Sprintf("too many payments of this %s within %s", who, brief(l.Window)))
 	}
 	if limit, limited := l.MaxAmount[p.Currency]; limited && p.Minor > limit-spent.Minor { // a difference of what is not below zero cannot overflow
-		a.add(l.Verdict, VelocityAmount, fmt.Sprintf("too much paid by this %s within %s", who, brief(l.Window)))
+		a.add(l.Verdict, l.Code, VelocityAmount, fmt.Sprintf("too much paid by this %s within %s", who, brief(l.Window)))
 	}
 }
 

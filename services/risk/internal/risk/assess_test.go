@@ -33,7 +33,7 @@ func rules() risk.Rules {
 			{Per: risk.PerAccount, Window: time.Hour, MaxAmount: map[string]int64{"EUR": 20000}, Verdict: risk.Hold},
 			{Per: risk.PerCustomer, Window: 90 * time.Minute, MaxPayments: 5, MaxAmount: map[string]int64{"EUR": 30000}, Verdict: risk.Hold},
 		},
-		Blocked: map[string]string{"acc-bad": "known fraud"},
+		Blocked: map[string]risk.Block{"acc-bad": {Why: "known fraud"}},
 	}
 }
 
@@ -55,19 +55,19 @@ func TestAssess(t *testing.T) {
 	}{
 		"a small payment":            {payment: risk.Payment{Minor: 1}, want: risk.Assessment{Verdict: risk.Allow}},
 		"the lower ceiling":          {payment: risk.Payment{Minor: 5000}, want: risk.Assessment{Verdict: risk.Allow}},
-		"above the lower ceiling":    {payment: risk.Payment{Minor: 5001}, want: risk.Assessment{risk.Hold, []risk.Reason{amountHeld}}},
-		"the upper ceiling":          {payment: risk.Payment{Minor: 10000}, want: risk.Assessment{risk.Hold, []risk.Reason{amountHeld}}},
-		"above the upper ceiling":    {payment: risk.Payment{Minor: 10001}, want: risk.Assessment{risk.Refuse, []risk.Reason{amountRefused}}},
-		"a blocked payee":            {payment: risk.Payment{Minor: 1, Payee: "acc-bad"}, want: risk.Assessment{risk.Refuse, []risk.Reason{blocked}}},
+		"above the lower ceiling":    {payment: risk.Payment{Minor: 5001}, want: risk.Assessment{Verdict: risk.Hold, Reasons: []risk.Reason{amountHeld}}},
+		"the upper ceiling":          {payment: risk.Payment{Minor: 10000}, want: risk.Assessment{Verdict: risk.Hold, Reasons: []risk.Reason{amountHeld}}},
+		"above the upper ceiling":    {payment: risk.Payment{Minor: 10001}, want: risk.Assessment{Verdict: risk.Refuse, Reasons: []risk.Reason{amountRefused}}},
+		"a blocked payee":            {payment: risk.Payment{Minor: 1, Payee: "acc-bad"}, want: risk.Assessment{Verdict: risk.Refuse, Reasons: []risk.Reason{blocked}}},
 		"the last of a minute":       {payment: risk.Payment{Minor: 1}, minute: risk.Spent{Payments: 2}, want: risk.Assessment{Verdict: risk.Allow}},
-		"one more in a minute":       {payment: risk.Payment{Minor: 1}, minute: risk.Spent{Payments: 3}, want: risk.Assessment{risk.Refuse, []risk.Reason{tooMany}}},
+		"one more in a minute":       {payment: risk.Payment{Minor: 1}, minute: risk.Spent{Payments: 3}, want: risk.Assessment{Verdict: risk.Refuse, Reasons: []risk.Reason{tooMany}}},
 		"all that an hour has":       {payment: risk.Payment{Minor: 1}, hour: risk.Spent{Payments: 99, Minor: 19999}, want: risk.Assessment{Verdict: risk.Allow}},
-		"more than an hour has":      {payment: risk.Payment{Minor: 2}, hour: risk.Spent{Minor: 19999}, want: risk.Assessment{risk.Hold, []risk.Reason{tooMuch}}},
-		"two limits of a customer":   {payment: risk.Payment{Minor: 2}, customer: risk.Spent{Payments: 5, Minor: 29999}, want: risk.Assessment{risk.Hold, []risk.Reason{customerMany, customerMuch}}},
-		"a past beyond all bounds":   {payment: risk.Payment{Minor: 1}, hour: risk.Spent{Minor: math.MaxInt64}, want: risk.Assessment{risk.Hold, []risk.Reason{tooMuch}}},
-		"an unheard-of currency":     {payment: risk.Payment{Minor: 1, Currency: "XAU"}, want: risk.Assessment{risk.Hold, []risk.Reason{{risk.AmountCeiling, "payments in XAU are looked at one by one"}}}},
-		"everything at once":         {payment: risk.Payment{Minor: 10001, Payee: "acc-bad"}, minute: risk.Spent{Payments: 3}, hour: risk.Spent{Minor: 20000}, want: risk.Assessment{risk.Refuse, []risk.Reason{amountRefused, blocked, tooMany, tooMuch}}},
-		"a refusal before a holding": {payment: risk.Payment{Minor: 1, Payee: "acc-bad"}, hour: risk.Spent{Minor: 20000}, want: risk.Assessment{risk.Refuse, []risk.Reason{blocked, tooMuch}}},
+		"more than an hour has":      {payment: risk.Payment{Minor: 2}, hour: risk.Spent{Minor: 19999}, want: risk.Assessment{Verdict: risk.Hold, Reasons: []risk.Reason{tooMuch}}},
+		"two limits of a customer":   {payment: risk.Payment{Minor: 2}, customer: risk.Spent{Payments: 5, Minor: 29999}, want: risk.Assessment{Verdict: risk.Hold, Reasons: []risk.Reason{customerMany, customerMuch}}},
+		"a past beyond all bounds":   {payment: risk.Payment{Minor: 1}, hour: risk.Spent{Minor: math.MaxInt64}, want: risk.Assessment{Verdict: risk.Hold, Reasons: []risk.Reason{tooMuch}}},
+		"an unheard-of currency":     {payment: risk.Payment{Minor: 1, Currency: "XAU"}, want: risk.Assessment{Verdict: risk.Hold, Reasons: []risk.Reason{{risk.AmountCeiling, "payments in XAU are looked at one by one"}}}},
+		"everything at once":         {payment: risk.Payment{Minor: 10001, Payee: "acc-bad"}, minute: risk.Spent{Payments: 3}, hour: risk.Spent{Minor: 20000}, want: risk.Assessment{Verdict: risk.Refuse, Reasons: []risk.Reason{amountRefused, blocked, tooMany, tooMuch}}},
+		"a refusal before a holding": {payment: risk.Payment{Minor: 1, Payee: "acc-bad"}, hour: risk.Spent{Minor: 20000}, want: risk.Assessment{Verdict: risk.Refuse, Reasons: []risk.Reason{blocked, tooMuch}}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -87,6 +87,35 @@ func TestAssess(t *testing.T) {
 				t.Errorf("Assess (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// Whoever looks after the rules sees which of them spoke. The payer's text is the same.
+func TestRulesSpeakUnderTheirOwnCodes(t *testing.T) {
+	t.Parallel()
+	r := rules()
+	r.Version = "v1"
+	r.Ceilings["EUR"] = risk.Ceiling{Code: "BIG_ONE", HoldAbove: 5000, RefuseAbove: 10000}
+	r.Limits[0].Code, r.Limits[2].Code = "ROBOT", "CUSTOMER_EMPTIED"
+	r.Blocked["acc-bad"] = risk.Block{Code: "COURT_ORDER", Why: "case 7"}
+	history := fakeHistory{
+		risk.PerAccount:  {time.Minute: {Payments: 3}, time.Hour: {Minor: 20000}},
+		risk.PerCustomer: {90 * time.Minute: {Payments: 5, Minor: 30000}},
+	}
+	got, err := r.Assess(t.Context(), risk.Payment{Minor: 10001, Currency: "EUR", Payee: "acc-bad"}, now, history)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := risk.Assessment{Verdict: risk.Refuse, Version: "v1", Reasons: []risk.Reason{
+		{Code: "BIG_ONE", Message: "the amount is above what one payment in EUR may be"},
+		{Code: "COURT_ORDER", Message: "payments to this account are blocked"},
+		{Code: "ROBOT", Message: "too many payments of this account within 1m"},
+		{Code: risk.VelocityAmount, Message: "too much paid by this account within 1h"},
+		{Code: "CUSTOMER_EMPTIED", Message: "too many payments of this customer within 1h30m"},
+		{Code: "CUSTOMER_EMPTIED", Message: "too much paid by this customer within 1h30m"},
+	}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Assess (-want +got):\n%s", diff)
 	}
 }
 

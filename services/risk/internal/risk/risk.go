@@ -4,6 +4,7 @@
 package risk
 
 import (
+	"cmp"
 	"errors"
 	"time"
 )
@@ -31,10 +32,10 @@ const (
 	Refuse
 )
 
-// Code says which kind of rule spoke against a payment.
+// Code says which rule spoke against a payment.
 type Code string
 
-// The codes, as the contract has them.
+// The codes of rules that were given none of their own: one a kind.
 const (
 	AmountCeiling  Code = "AMOUNT_CEILING"
 	VelocityCount  Code = "VELOCITY_COUNT"
@@ -53,26 +54,42 @@ type Reason struct {
 type Assessment struct {
 	Verdict Verdict
 	Reasons []Reason
+	// Version is that of the rules that it follows from.
+	Version string
 }
 
-// add lets a rule speak.
-func (a *Assessment) add(v Verdict, code Code, message string) {
+// add lets a rule speak, under its own code if it has one.
+func (a *Assessment) add(v Verdict, own, kind Code, message string) {
 	a.Verdict = max(a.Verdict, v)
-	a.Reasons = append(a.Reasons, Reason{Code: code, Message: message})
+	a.Reasons = append(a.Reasons, Reason{Code: cmp.Or(own, kind), Message: message})
 }
 
 // Rules is what the bank holds against payments. It is not changed once it is made, and then safe for concurrent use. The zero value
 // holds every payment.
 type Rules struct {
+	// Version names the rules by their text.
+	Version string
 	// Ceilings by currency. A payment in a currency without one is held.
 	Ceilings map[string]Ceiling
 	Limits   []Limit
-	// Blocked payees, and why. The reason is not for the payer's eyes.
-	Blocked map[string]string
+	// Blocked payees by account.
+	Blocked map[string]Block
 }
 
 // Ceiling is how much one payment may be.
-type Ceiling struct{ HoldAbove, RefuseAbove int64 }
+type Ceiling struct {
+	// Code is the rule's own; empty for AmountCeiling.
+	Code                   Code
+	HoldAbove, RefuseAbove int64
+}
+
+// Block is that nobody may pay an account.
+type Block struct {
+	// Code is the rule's own; empty for BlockedPayee.
+	Code Code
+	// Why is not for the payer's eyes.
+	Why string
+}
 
 // Per says whose payments a limit counts together.
 type Per int
@@ -85,6 +102,8 @@ const (
 
 // Limit is how much may be paid within a window that ends now. A payment that was refused does not count: nothing moved.
 type Limit struct {
+	// Code is the rule's own; empty for VelocityCount and VelocityAmount.
+	Code   Code
 	Per    Per
 	Window time.Duration
 	// MaxPayments is how many payments, in whatever currency; 0 sets no limit.

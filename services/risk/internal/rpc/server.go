@@ -14,19 +14,24 @@ import (
 type Server struct {
 	riskv1.UnimplementedRiskServiceServer
 
-	rules  risk.Rules
+	rules  Rules
 	memory *store.Store
 	log    *slog.Logger
 }
 
-// New returns the service that assesses by rules. What speaks against a payment, and errors whose text callers are not told, go to log.
-func New(rules risk.Rules, memory *store.Store, log *slog.Logger) *Server {
+// Rules knows the rules in force.
+type Rules interface {
+	Rules() risk.Rules
+}
+
+// New returns the service that assesses by the rules in force, each payment by those that it finds. What speaks against a payment, and errors whose text callers are not told, go to log.
+func New(rules Rules, memory *store.Store, log *slog.Logger) *Server {
 	return &Server{rules: rules, memory: memory, log: log}
 }
 
 // AssessPayment implements RiskServiceServer.
 func (s *Server) AssessPayment(ctx context.Context, req *riskv1.AssessPaymentRequest) (*riskv1.AssessPaymentResponse, error) {
-	a, err := s.memory.Assess(ctx, s.rules, risk.Payment{
+	a, err := s.memory.Assess(ctx, s.rules.Rules(), risk.Payment{
 		ID:       req.GetPaymentId(),
 		Customer: req.GetPayerCustomerId(),
 		Payer:    req.GetPayerAccountId(),
@@ -41,7 +46,7 @@ func (s *Server) AssessPayment(ctx context.Context, req *riskv1.AssessPaymentReq
 	for _, r := range a.Reasons {
 		resp.Reasons = append(resp.Reasons, &riskv1.Reason{Code: string(r.Code), Message: r.Message})
 		s.log.InfoContext(ctx, "a rule spoke against a payment",
-			"payment_id", req.GetPaymentId(), "verdict", resp.GetVerdict().String(), "code", string(r.Code))
+			"payment_id", req.GetPaymentId(), "verdict", resp.GetVerdict().String(), "code", string(r.Code), "rules_version", a.Version)
 	}
 	return resp, nil
 }

@@ -4,7 +4,6 @@ import (
 	"database/sql"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -16,6 +15,7 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/countersign-mesh/countersign/pkg/database"
+	"github.com/countersign-mesh/countersign/pkg/database/databasetest"
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
 	moneyv1 "github.com/countersign-mesh/countersign/proto/gen/bank/money/v1"
 	riskv1 "github.com/countersign-mesh/countersign/proto/gen/bank/risk/v1"
@@ -25,7 +25,7 @@ import (
 	"github.com/countersign-mesh/countersign/services/risk/internal/store/migrations"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(databasetest.Main{M: m}) }
 
 // service is risk that serves over mutual TLS under the bank's own policy and rules.
 type service struct {
@@ -36,11 +36,16 @@ type service struct {
 
 func newService(t *testing.T) *service {
 	t.Helper()
-	held, err := rules.Load("../../../../deploy/risk/bank.yaml")
+	return newServiceOn(t, databasetest.SQLite(t))
+}
+
+func newServiceOn(t *testing.T, dsn string) *service {
+	t.Helper()
+	held, err := rules.Open("../../../../deploy/risk/bank.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	db, err := database.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "risk.db"), migrations.FS)
+	db, err := database.Open(t.Context(), dsn, migrations.FS)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/countersign-mesh/countersign/services/risk/internal/risk"
 )
 
 // reader walks through a YAML document and keeps every error that it comes upon.
@@ -22,8 +24,9 @@ import (
 // It walks the nodes instead of decoding into structs: a decoder with KnownFields checks no field below a type that decodes
 // itself, and the position of a value is gone once it is a number.
 type reader struct {
-	path string
-	errs []positioned
+	path  string
+	errs  []positioned
+	codes map[risk.Code]use
 }
 
 // positioned is an error and where it is.

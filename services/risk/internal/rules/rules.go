@@ -5,9 +5,9 @@
 package rules
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
-	"fmt"
-	"os"
 	"regexp"
 	"time"
 
@@ -24,25 +24,19 @@ const (
 	// The bounds of a window. The longer one is, the more payments each assessment sums.
 	minWindow = time.Second
 	maxWindow = 31 * 24 * time.Hour
+	// versionSize is how many bytes of the SHA-256 of its text name a version, as of the policy.
+	versionSize = 8
 )
 
-// Load reads the rules in a file.
-func Load(path string) (risk.Rules, error) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return risk.Rules{}, fmt.Errorf("read rules: %w", err)
-	}
-	return Parse(path, text)
-}
-
-// Parse reads the rules in text; path is what its errors call the file.
+// Parse reads the rules in text; path is what its errors call the file. It is safe for concurrent use.
 func Parse(path string, text []byte) (risk.Rules, error) {
 	r := reader{path: path}
 	root, err := r.document(text)
 	if err != nil {
 		return risk.Rules{}, err
 	}
-	var all risk.Rules
+	sum := sha256.Sum256(text)
+	all := risk.Rules{Version: hex.EncodeToString(sum[:versionSize])}
 	r.fields(root, "the file", map[string]field{
 		"amount_ceilings": {required: true, read: func(n *yaml.Node) { all.Ceilings = readCeilings(&r, n) }},
 		"velocity":        {required: true, read: func(n *yaml.Node) { all.Limits = readLimits(&r, n) }},
@@ -60,6 +54,7 @@ func readCeilings(r *reader, n *yaml.Node) map[string]risk.Ceiling {
 		var c risk.Ceiling
 		before := len(r.errs)
 		r.fields(value, "a ceiling", map[string]field{
+			"code":         {read: func(n *yaml.Node) { c.Code = r.code(n, "amount_ceilings") }},
 			"hold_above":   {required: true, read: func(n *yaml.Node) { c.HoldAbove = r.integer(n, 0, maxMinor) }},
 			"refuse_above": {required: true, read: func(n *yaml.Node) { c.RefuseAbove = r.integer(n, 0, maxMinor) }},
 		})
@@ -87,6 +82,7 @@ func readLimits(r *reader, n *yaml.Node) (limits []risk.Limit) {
 func readLimit(r *reader, n *yaml.Node) (l risk.Limit) {
 	before := len(r.errs)
 	r.fields(n, "a limit of velocity", map[string]field{
+		"code": {read: func(n *yaml.Node) { l.Code = r.codeOfOne(n, "velocity") }},
 		"per": {required: true, read: func(n *yaml.Node) {
 			l.Per = choose(r, n, option[risk.Per]{"account", risk.PerAccount}, option[risk.Per]{"customer", risk.PerCustomer})
 		}},
@@ -114,20 +110,22 @@ func readAmounts(r *reader, n *yaml.Node) map[string]int64 {
 	return amounts
 }
 
-func readBlocked(r *reader, n *yaml.Node) map[string]string {
-	blocked := make(map[string]string)
+func readBlocked(r *reader, n *yaml.Node) map[string]risk.Block {
+	blocked := make(map[string]risk.Block)
 	for _, item := range r.sequence(n, "blocked_payees") {
-		var account, why string
+		var account string
+		var block risk.Block
 		r.fields(item, "a blocked payee", map[string]field{
 			"account": {required: true, read: func(n *yaml.Node) {
 				account = r.match(n, regexp.MustCompile(`^acc-[a-z2-7]{26}$`), "an account, acc- and 26 characters of a-z and 2-7")
 			}},
-			"why": {required: true, read: func(n *yaml.Node) { why = r.match(n, regexp.MustCompile(`\S`), "a reason for the next person") }},
+			"code": {read: func(n *yaml.Node) { block.Code = r.code(n, "blocked_payees") }},
+			"why":  {required: true, read: func(n *yaml.Node) { block.Why = r.match(n, regexp.MustCompile(`\S`), "a reason for the next person") }},
 		})
 		if _, twice := blocked[account]; twice && account != "" {
 			r.fail(item, "account %s is blocked already further up", account)
 		}
-		blocked[account] = why
+		blocked[account] = block
 	}
 	return blocked
 }

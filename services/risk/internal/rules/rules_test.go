@@ -1,6 +1,7 @@
 package rules_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,12 +35,13 @@ func TestParse(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := risk.Rules{
+		Version:  "112fd5676db09c42", // the beginning of what sha256sum says of it
 		Ceilings: map[string]risk.Ceiling{"EUR": {HoldAbove: 500000, RefuseAbove: 1000000}},
 		Limits: []risk.Limit{
 			{Per: risk.PerAccount, Window: time.Minute, MaxPayments: 600, Verdict: risk.Refuse},
 			{Per: risk.PerCustomer, Window: 24 * time.Hour, MaxAmount: map[string]int64{"EUR": 2000000}, Verdict: risk.Hold},
 		},
-		Blocked: map[string]string{"acc-abcdefghijklmnopqrstuvwxyz": "known fraud"},
+		Blocked: map[string]risk.Block{"acc-abcdefghijklmnopqrstuvwxyz": {Why: "known fraud"}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("Parse (-want +got):\n%s", diff)
@@ -48,12 +50,13 @@ func TestParse(t *testing.T) {
 
 func TestTheBanksOwnRulesAreGood(t *testing.T) {
 	t.Parallel()
-	got, err := rules.Load("../../../../deploy/risk/bank.yaml")
+	file, err := rules.Open("../../../../deploy/risk/bank.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
+	got := file.Rules()
 	if len(got.Ceilings) == 0 || len(got.Limits) == 0 {
-		t.Errorf("Load = %+v", got)
+		t.Errorf("Rules = %+v", got)
 	}
 }
 
@@ -100,6 +103,14 @@ func TestParseRefuses(t *testing.T) {
 		"a blocked payee twice":            {good + "  - account: acc-abcdefghijklmnopqrstuvwxyz\n    why: again\n", []string{"risk.yaml:13:5: account acc-abcdefghijklmnopqrstuvwxyz is blocked already"}},
 		"an alias":                         {change("per: customer", "per: &who customer") + "x: *who\n", []string{`unknown field "x"`}},
 		"a value that is an alias":         {change("window: 1m", "window: &w 1m") + "  - account: *w\n    why: x\n", []string{"risk.yaml:13:14: must be a single value"}},
+		"a code in lower case":             {change("window: 24h", "window: 24h\n    code: fast"), []string{`risk.yaml:8:11: "fast" is not a code, one to four words of A-Z and 0-9 such as ACCOUNT_EMPTIED`}},
+		"a code with a gap":                {change("window: 24h", "window: 24h\n    code: TOO__FAST"), []string{`"TOO__FAST" is not a code`}},
+		"a code without an end":            {change("window: 24h", "window: 24h\n    code: A_B_C_D_E"), []string{`"A_B_C_D_E" is not a code`}},
+		"no code":                          {change("window: 24h", "window: 24h\n    code:"), []string{`risk.yaml:8:10: "" is not a code`}},
+		"the code of a kind":               {change("window: 24h", "window: 24h\n    code: VELOCITY_COUNT"), []string{"risk.yaml:8:11: VELOCITY_COUNT is the code of rules that have none of their own; leave it out"}},
+		"the code of another kind":         {change("window: 24h", "window: 24h\n    code: BLOCKED_PAYEE"), []string{"BLOCKED_PAYEE is the code of rules that have none of their own"}},
+		"a code of two limits":             {strings.NewReplacer("window: 1m", "window: 1m, code: FAST", "window: 24h", "window: 24h\n    code: FAST").Replace(good), []string{"risk.yaml:8:11: the code FAST is that of the rule in line 5 already"}},
+		"a code of two kinds of rules":     {strings.NewReplacer("{hold_above", "{code: FRAUD, hold_above", "known fraud", "known fraud\n    code: FRAUD").Replace(good), []string{"risk.yaml:13:11: the code FRAUD is in use for amount_ceilings, in line 3"}},
 		"three mistakes at once":           {strings.NewReplacer("500000", "x", "24h", "y", "known", "\" \" #").Replace(good), []string{"risk.yaml:3:21:", "risk.yaml:7:13:", "risk.yaml:12:10:"}},
 	}
 	for name, tt := range tests {
@@ -121,6 +132,40 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
+func TestRulesMayHaveCodesOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	got, err := rules.Parse("f", []byte(`
+amount_ceilings: # one rule in two currencies
+  EUR: {code: BIG_ONE, hold_above: 500000, refuse_above: 1000000}
+  USD: {code: BIG_ONE, hold_above: 500000, refuse_above: 1000000}
+velocity:
+  - {code: ROBOT, per: account, window: 1m, max_payments: 600, verdict: refuse}
+  - {code: ACCOUNT_EMPTIED_1H, per: account, window: 1h, max_amount: {EUR: 2000000}, verdict: hold}
+  - {per: customer, window: 1h, max_amount: {EUR: 2000000}, verdict: hold}
+blocked_payees: # a list and another
+  - {code: COURT_ORDER, account: acc-abcdefghijklmnopqrstuvwxyz, why: case 7}
+  - {code: COURT_ORDER, account: acc-bbcdefghijklmnopqrstuvwxyz, why: case 8}
+  - {account: acc-cbcdefghijklmnopqrstuvwxyz, why: known fraud}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	codes := map[string]risk.Code{"EUR": got.Ceilings["EUR"].Code, "USD": got.Ceilings["USD"].Code}
+	for i, l := range got.Limits {
+		codes[fmt.Sprint("limit ", i)] = l.Code
+	}
+	for account, b := range got.Blocked {
+		codes[account] = b.Code
+	}
+	want := map[string]risk.Code{
+		"EUR": "BIG_ONE", "USD": "BIG_ONE", "limit 0": "ROBOT", "limit 1": "ACCOUNT_EMPTIED_1H", "limit 2": "",
+		"acc-abcdefghijklmnopqrstuvwxyz": "COURT_ORDER", "acc-bbcdefghijklmnopqrstuvwxyz": "COURT_ORDER", "acc-cbcdefghijklmnopqrstuvwxyz": "",
+	}
+	if diff := cmp.Diff(want, codes); diff != "" {
+		t.Errorf("codes (-want +got):\n%s", diff)
+	}
+}
+
 func TestErrorsAreInTheOrderOfTheFile(t *testing.T) {
 	t.Parallel()
 	_, err := rules.Parse("f", []byte("blocked_payees: 1\nvelocity: 2\namount_ceilings: 3\n"))
@@ -132,11 +177,11 @@ f:3:18: amount_ceilings must be a mapping, "key: value"`
 	}
 }
 
-func TestLoadNamesAMissingFile(t *testing.T) {
+func TestOpenNamesAMissingFile(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "none.yaml")
-	if _, err := rules.Load(path); err == nil || !strings.Contains(err.Error(), path) {
-		t.Errorf("Load = %v, want an error that names the file", err)
+	if _, err := rules.Open(path); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("Open = %v, want an error that names the file", err)
 	}
 }
 

@@ -34,23 +34,16 @@ func New(db *sql.DB, opts ...Option) *Store {
 }
 
 // Assess asks the rules about a payment and remembers the answer. A payment that was assessed before gets the answer that it got then
-// and is not counted again, whatever the rules are now. Payments are assessed one after the other: two at once would each not see the
-// other, and together go over a limit.
+// and is not counted again, whatever the rules are now. Payments are assessed as if one
+// after the other, by all processes on one database: two at once would each not see the other, and together go over a limit. On SQLite they are,
+// and PostgreSQL rolls one of two back that did not see each other, as the transaction is serializable.
 //
 // The error is risk.ErrConflict when the payment's ID was assessed with other content.
 func (s *Store) Assess(ctx context.Context, rules risk.Rules, p risk.Payment) (risk.Assessment, error) {
 	var assessment risk.Assessment
-	err := database.InTx(ctx, s.db, func(tx *sql.Tx) error {
-		first, found, err := find(ctx, tx, p)
-		if err != nil || found {
-			assessment = first
-			return err
-		}
-		now := s.now()
-		if assessment, err = rules.Assess(ctx, p, now, history{tx}); err != nil {
-			return err
-		}
-		return remember(ctx, tx, p, assessment, now)
+	err := database.InTx(ctx, s.db, func(tx *sql.Tx) (err error) {
+		assessment, err = assess(ctx, tx, rules, p, s.now())
+		return err
 	})
 	if err != nil {
 		return risk.Assessment{}, fmt.Errorf("assess payment %s: %w", p.ID, err)
@@ -58,14 +51,27 @@ func (s *Store) Assess(ctx context.Context, rules risk.Rules, p risk.Payment) (r
 	return assessment, nil
 }
 
+// assess is one transaction.
+func assess(ctx context.Context, tx *sql.Tx, rules risk.Rules, p risk.Payment, now time.Time) (risk.Assessment, error) {
+	first, found, err := find(ctx, tx, p)
+	if err != nil || found {
+		return first, err
+	}
+	a, err := rules.Assess(ctx, p, now, history{tx})
+	if err != nil {
+		return risk.Assessment{}, err
+	}
+	return a, remember(ctx, tx, p, a, now)
+}
+
 // find returns the assessment that the payment got, if it was assessed.
 func find(ctx context.Context, tx *sql.Tx, p risk.Payment) (a risk.Assessment, found bool, err error) {
 	first := risk.Payment{ID: p.ID}
-	var verdict string
+	var verdict, version string
 	row := tx.QueryRowContext(ctx, `
-		SELECT payer_customer_id, payer_account_id, payee_account_id, currency_code, minor_units, verdict
-		FROM assessments WHERE payment_id = ?`, p.ID)
-	err = row.Scan(&first.Customer, &first.Payer, &first.Payee, &first.Currency, &first.Minor, &verdict)
+		SELECT payer_customer_id, payer_account_id, payee_account_id, currency_code, minor_units, verdict, rules_version
+		FROM assessments WHERE payment_id = $1`, p.ID)
+	err = row.Scan(&first.Customer, &first.Payer, &first.Payee, &first.Currency, &first.Minor, &verdict, &version)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return a, false, nil
@@ -77,12 +83,13 @@ func find(ctx context.Context, tx *sql.Tx, p risk.Payment) (a risk.Assessment, f
 	if a.Verdict, err = parseVerdict(verdict); err != nil {
 		return a, false, err
 	}
+	a.Version = version
 	a.Reasons, err = findReasons(ctx, tx, p.ID)
 	return a, true, err
 }
 
 func findReasons(ctx context.Context, tx *sql.Tx, paymentID string) (reasons []risk.Reason, err error) {
-	rows, err := tx.QueryContext(ctx, "SELECT code, message FROM reasons WHERE payment_id = ? ORDER BY position", paymentID)
+	rows, err := tx.QueryContext(ctx, "SELECT code, message FROM reasons WHERE payment_id = $1 ORDER BY position", paymentID)
 	if err != nil {
 		return nil, fmt.Errorf("read reasons: %w", err)
 	}
@@ -102,12 +109,15 @@ func remember(ctx context.Context, tx *sql.Tx, p risk.Payment, a risk.Assessment
 	if err != nil {
 		return err
 	}
-	if _, err := tx.ExecContext(ctx, "INSERT INTO assessments VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-		p.ID, p.Customer, p.Payer, p.Payee, p.Currency, p.Minor, verdict, now.UnixMicro()); err != nil {
+	if _, err := tx.ExecContext(ctx, `
+		INSERT INTO assessments (payment_id, payer_customer_id, payer_account_id, payee_account_id, currency_code, minor_units,
+			verdict, assess_time, rules_version)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+		p.ID, p.Customer, p.Payer, p.Payee, p.Currency, p.Minor, verdict, now.UnixMicro(), a.Version); err != nil {
 		return fmt.Errorf("remember the assessment: %w", err)
 	}
 	for i, r := range a.Reasons {
-		if _, err := tx.ExecContext(ctx, "INSERT INTO reasons VALUES (?, ?, ?, ?)", p.ID, i+1, r.Code, r.Message); err != nil {
+		if _, err := tx.ExecContext(ctx, "INSERT INTO reasons (payment_id, position, code, message) VALUES ($1, $2, $3, $4)", p.ID, i+1, r.Code, r.Message); err != nil {
 			return fmt.Errorf("remember a reason: %w", err)
 		}
 	}

@@ -85,7 +85,8 @@ func (Verdict) EnumDescriptor() ([]byte, []int) {
 // Reason is one rule that spoke against a payment.
 type Reason struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Stable and for programs: AMOUNT_CEILING, VELOCITY_COUNT, VELOCITY_AMOUNT, BLOCKED_PAYEE.
+	// For programs: the code that the bank's rules file gives the rule, upper-case words such as ACCOUNT_EMPTIED. A rule without a code of its own
+	// has that of its kind: AMOUNT_CEILING, VELOCITY_COUNT, VELOCITY_AMOUNT or BLOCKED_PAYEE.
 	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
 	// For people.
 	Message       string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`

@@ -6,5 +6,5 @@ import "embed"
 
 // FS holds the steps as goose SQL files.
 //
-//go:embed sqlite
+//go:embed sqlite postgres
 var FS embed.FS
