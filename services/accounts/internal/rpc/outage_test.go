@@ -30,7 +30,7 @@ func TestADatabaseThatIsAwayIsUnavailableUntilItIsBack(t *testing.T) {
 	b := newBankOn(t, dsn)
 	gateway := b.as(t, "/gateway")
 	opened := open(t, gateway, "alice", "request-1")
-	if err := server.Kill(); err != nil {
+	if err := server.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	const text = "the register cannot be reached; send the same request again"
