@@ -71,6 +71,13 @@ func FuzzDecode(f *testing.F) {
 	f.Add("", pagetoken.Encode("", math.MinInt64))
 	f.Add(scope, "")
 	f.Add(scope, "AAAA")
+	good := pagetoken.Encode(scope, 41)
+	f.Add("", good)                                                     // another list's
+	f.Add(scope, good[:4]+"\n"+good[4:])                                // what base64 leaves out
+	f.Add(scope, good+"==")                                             // padding
+	f.Add(scope, good[:len(good)-1]+string(good[len(good)-1]+1))        // unused bits
+	f.Add(scope, strings.Repeat("\n", 22))                              // the right length, and nothing in it
+	f.Add(scope, strings.NewReplacer("-", "+", "_", "/").Replace(good)) // the other alphabet
 	f.Fuzz(func(t *testing.T, scope, token string) {
 		position, err := pagetoken.Decode(scope, token)
 		if err != nil {
@@ -84,6 +91,26 @@ func FuzzDecode(f *testing.F) {
 		}
 		if _, err := pagetoken.Decode(scope+"x", token); token != "" && err == nil {
 			t.Fatalf("Decode took %q for another scope", token)
+		}
+	})
+}
+
+// FuzzEncode holds that every position of every scope comes back, that its token has the one length and the letters that a URL takes, and that no
+// other position has it.
+func FuzzEncode(f *testing.F) {
+	f.Add(scope, int64(7))
+	f.Add("", int64(math.MinInt64))
+	f.Add("a\x00b", int64(math.MaxInt64))
+	f.Fuzz(func(t *testing.T, scope string, position int64) {
+		token := pagetoken.Encode(scope, position)
+		if got, err := pagetoken.Decode(scope, token); err != nil || got != position {
+			t.Fatalf("Decode(Encode(%d)) = %d, %v", position, got, err)
+		}
+		if len(token) != 22 || strings.Trim(token, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+			t.Fatalf("Encode(%d) = %q", position, token)
+		}
+		if pagetoken.Encode(scope, position+1) == token {
+			t.Fatalf("%d and the next position have the one token %q", position, token)
 		}
 	})
 }
