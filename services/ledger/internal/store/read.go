@@ -16,7 +16,8 @@ func (s *Store) Balances(ctx context.Context, account string) ([]ledger.Balance,
 		return nil, fmt.Errorf("read balances of %s: %w", account, err)
 	}
 	balances, err := collect(rows, func(row scanner) (b ledger.Balance, err error) {
-		return b, row.Scan(&b.Currency, &b.Minor, &b.Held)
+		err = row.Scan(&b.Currency, &b.Minor, &b.Held)
+		return b, err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read balances of %s: %w", account, err)

@@ -28,7 +28,8 @@ func TestNoRequestReadsAWholeTable(t *testing.T) {
 		}
 		plan, err := collect(rows, func(row scanner) (step string, err error) {
 			var ignored int
-			return step, row.Scan(&ignored, &ignored, &ignored, &step)
+			err = row.Scan(&ignored, &ignored, &ignored, &step)
+			return step, err
 		})
 		if err != nil {
 			t.Fatal(err)
