@@ -17,13 +17,20 @@ type Freezes interface {
 // Freeze takes an account out of use until it is unfrozen, for an actor's reason. Freezing a frozen account changes nothing. The error is ErrNotFound,
 // ErrClosed, or ErrBusy while it is being closed.
 func (r *Register) Freeze(ctx context.Context, accountID, actor, reason string) (Account, error) {
+	return r.intervene(ctx, r.freezes.Freeze, accountID, actor, reason)
+}
+
+// Unfreeze makes a frozen account usable again, for an actor's reason. Unfreezing one that is not frozen changes nothing. The error is ErrNotFound
+// or ErrClosed.
+func (r *Register) Unfreeze(ctx context.Context, accountID, actor, reason string) (Account, error) {
+	return r.intervene(ctx, r.freezes.Unfreeze, accountID, actor, reason)
+}
+
+func (r *Register) intervene(
+	ctx context.Context, do func(context.Context, string, Intervention) (Account, error), accountID, actor, reason string,
+) (Account, error) {
 	if strings.Contains(reason, "\x00") {
 		return Account{}, ErrNUL
 	}
-	return r.freezes.Freeze(ctx, accountID, Intervention{Actor: actor, Reason: reason, Time: r.now()})
-}
-
-// Unfreeze makes a frozen account usable again. Unfreezing one that is not frozen changes nothing. The error is ErrNotFound or ErrClosed.
-func (r *Register) Unfreeze(ctx context.Context, accountID, actor string) (Account, error) {
-	return r.freezes.Unfreeze(ctx, accountID, Intervention{Actor: actor, Time: r.now()})
+	return do(ctx, accountID, Intervention{Actor: actor, Reason: reason, Time: r.now()})
 }

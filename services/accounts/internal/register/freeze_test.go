@@ -23,7 +23,7 @@ func TestAFrozenAccountIsNotClosedAndItsBalanceIsNotAskedFor(t *testing.T) {
 	if b.asked != 0 {
 		t.Errorf("the ledger was asked %d times", b.asked)
 	}
-	if free, err := r.Unfreeze(t.Context(), account.ID, operator); err != nil || !free.Usable() {
+	if free, err := r.Unfreeze(t.Context(), account.ID, operator, "over"); err != nil || !free.Usable() {
 		t.Errorf("unfrozen: %t, %v", free.Usable(), err)
 	}
 	if closed, err := r.Close(t.Context(), account.ID); err != nil || !closed.Closed() {
@@ -68,7 +68,7 @@ func TestAnAccountThatIsBeingClosedIsNotFrozen(t *testing.T) {
 	if _, err := r.Freeze(t.Context(), account.ID, operator, "fraud"); !errors.Is(err, register.ErrClosed) {
 		t.Errorf("freeze: %v, want ErrClosed", err)
 	}
-	if _, err := r.Unfreeze(t.Context(), account.ID, operator); !errors.Is(err, register.ErrClosed) {
+	if _, err := r.Unfreeze(t.Context(), account.ID, operator, "over"); !errors.Is(err, register.ErrClosed) {
 		t.Errorf("unfreeze: %v, want ErrClosed", err)
 	}
 }
@@ -79,6 +79,9 @@ func TestTextsThatNotEveryDatabaseKeepsAreRefused(t *testing.T) {
 	r, account := newRegister(t, alwaysEmpty())
 	if _, err := r.Freeze(t.Context(), account.ID, operator, "fr\x00ud"); !errors.Is(err, register.ErrNUL) {
 		t.Errorf("freeze: %v, want ErrNUL", err)
+	}
+	if _, err := r.Unfreeze(t.Context(), account.ID, operator, "\x00"); !errors.Is(err, register.ErrNUL) {
+		t.Errorf("unfreeze: %v, want ErrNUL", err)
 	}
 	_, err := r.Open(t.Context(), register.Opening{RequestID: "request-2", CustomerID: "alice", DisplayName: "R\x00nt", CurrencyCode: "EUR"})
 	if !errors.Is(err, register.ErrNUL) {

@@ -43,8 +43,8 @@ func TestAnAccountIsFrozenAndUnfrozen(t *testing.T) {
 	}
 	_, err = gateway.CloseAccount(t.Context(), &accountsv1.CloseAccountRequest{AccountId: id})
 	wantStatus(t, err, codes.FailedPrecondition, "the account is frozen; it has to be unfrozen first")
-	for range 2 {
-		free, err := operator.UnfreezeAccount(t.Context(), &accountsv1.UnfreezeAccountRequest{AccountId: id})
+	for _, reason := range []string{"the order was lifted", "again"} {
+		free, err := operator.UnfreezeAccount(t.Context(), &accountsv1.UnfreezeAccountRequest{AccountId: id, Reason: reason})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -53,7 +53,7 @@ func TestAnAccountIsFrozenAndUnfrozen(t *testing.T) {
 		}
 	}
 	// Who and why, once each.
-	if diff := cmp.Diff([]string{"freeze by spiffe://bank.test/operator: a court's order", "unfreeze by spiffe://bank.test/operator: "}, b.history(t, id)); diff != "" {
+	if diff := cmp.Diff([]string{"freeze by spiffe://bank.test/operator: a court's order", "unfreeze by spiffe://bank.test/operator: the order was lifted"}, b.history(t, id)); diff != "" {
 		t.Errorf("history: -want +got:\n%s", diff)
 	}
 }

@@ -103,7 +103,7 @@ func (s *Server) UnfreezeAccount(ctx context.Context, req *accountsv1.UnfreezeAc
 	if err != nil {
 		return nil, s.status(ctx, err)
 	}
-	account, err := s.register.Unfreeze(ctx, req.GetAccountId(), actor)
+	account, err := s.register.Unfreeze(ctx, req.GetAccountId(), actor, req.GetReason())
 	if err != nil {
 		return nil, s.status(ctx, err)
 	}

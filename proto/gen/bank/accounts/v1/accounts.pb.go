@@ -719,7 +719,9 @@ func (x *FreezeAccountResponse) GetAccount() *Account {
 type UnfreezeAccountRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The account to give free.
-	AccountId     string `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	AccountId string `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	// Why, for the next person who looks at it; may be empty.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -757,6 +759,13 @@ func (*UnfreezeAccountRequest) Descriptor() ([]byte, []int) {
 func (x *UnfreezeAccountRequest) GetAccountId() string {
 	if x != nil {
 		return x.AccountId
+	}
+	return ""
+}
+
+func (x *UnfreezeAccountRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
 	}
 	return ""
 }
@@ -861,10 +870,11 @@ const file_bank_accounts_v1_accounts_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x06reason\"L\n" +
 	"\x15FreezeAccountResponse\x123\n" +
-	"\aaccount\x18\x01 \x01(\v2\x19.bank.accounts.v1.AccountR\aaccount\"R\n" +
+	"\aaccount\x18\x01 \x01(\v2\x19.bank.accounts.v1.AccountR\aaccount\"t\n" +
 	"\x16UnfreezeAccountRequest\x128\n" +
 	"\n" +
-	"account_id\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^acc-[a-z2-7]{26}$R\taccountId\"N\n" +
+	"account_id\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^acc-[a-z2-7]{26}$R\taccountId\x12 \n" +
+	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x06reason\"N\n" +
 	"\x17UnfreezeAccountResponse\x123\n" +
 	"\aaccount\x18\x01 \x01(\v2\x19.bank.accounts.v1.AccountR\aaccount*~\n" +
 	"\rAccountStatus\x12\x1e\n" +

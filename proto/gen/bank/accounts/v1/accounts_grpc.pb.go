@@ -34,6 +34,9 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // AccountService is the register of accounts. It knows owners and statuses, never balances: those are the ledger's.
+//
+// Every method is idempotent. UNAVAILABLE means that the register cannot be reached, and with an ErrorInfo of domain bank.test and reason
+// OUTCOME_UNKNOWN that it is not known whether it was changed: the same request again answers what became of it.
 type AccountServiceClient interface {
 	// OpenAccount opens an account for a customer. It is idempotent by request_id, which is unique over all callers and customers.
 	//
@@ -152,6 +155,9 @@ func (c *accountServiceClient) UnfreezeAccount(ctx context.Context, in *Unfreeze
 // for forward compatibility.
 //
 // AccountService is the register of accounts. It knows owners and statuses, never balances: those are the ledger's.
+//
+// Every method is idempotent. UNAVAILABLE means that the register cannot be reached, and with an ErrorInfo of domain bank.test and reason
+// OUTCOME_UNKNOWN that it is not known whether it was changed: the same request again answers what became of it.
 type AccountServiceServer interface {
 	// OpenAccount opens an account for a customer. It is idempotent by request_id, which is unique over all callers and customers.
 	//
