@@ -52,7 +52,7 @@ func byKind(dsn string, sqlite func(path string) (*sql.DB, error), postgres func
 	}
 }
 
-const wantDSN = "sqlite:PATH, such as sqlite:/var/lib/ledger/ledger.db, or postgres://USER:PASSWORD@HOST:5432/DATABASE"
+const wantDSN = "sqlite:PATH, such as sqlite:/var/lib/ledger/ledger.db, or postgres://USER:PASSWORD@HOST:5432/DATABASE" //nolint:gosec // G101: the words, not a password
 
 // pool sets the bounds of a pool of connections.
 func pool(db *sql.DB) {

@@ -31,7 +31,7 @@ func through(t *testing.T, dsn string) (*proxy, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it ends at once
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +54,7 @@ func through(t *testing.T, dsn string) (*proxy, string) {
 
 func (p *proxy) serve(client net.Conn) {
 	defer func() { _ = client.Close() }()
-	server, err := net.Dial("tcp", p.server) //nolint:noctx // a local server
+	server, err := net.Dial("tcp", p.server)
 	if err != nil {
 		return
 	}
@@ -73,8 +73,8 @@ func (p *proxy) serve(client net.Conn) {
 	wg.Wait()
 }
 
-func goesOn(hook *atomic.Pointer[func() bool]) bool {
-	h := hook.Load()
+func goesOn(at *atomic.Pointer[func() bool]) bool {
+	h := at.Load()
 	return h == nil || (*h)()
 }
 
@@ -93,8 +93,6 @@ func pass(to, from net.Conn, look func(part []byte) bool) {
 	}
 }
 
-func hook(f func() bool) *func() bool { return &f }
-
 func count(t *testing.T, db *sql.DB) int {
 	t.Helper()
 	return text[int](t, db, "SELECT count(*) FROM notes")
@@ -107,7 +105,7 @@ func TestACommitWithoutAnAnswerIsReportedAsUnknown(t *testing.T) {
 	direct := openDSN(t, dsn, schema(first))
 	p, dsn := through(t, dsn)
 	db := openDSN(t, dsn, schema(first))
-	cut := hook(func() bool { return false })
+	cut := new(func() bool { return false })
 
 	p.onAnswer.Store(cut)
 	err := database.InTx(t.Context(), db, insert(t.Context(), "written"))
@@ -138,7 +136,7 @@ func TestACommitOnItsWayIsNotCutShort(t *testing.T) {
 	db := openDSN(t, through, schema(first))
 	for name, at := range map[string]*atomic.Pointer[func() bool]{"as it arrives": &p.onCommit, "before the answer": &p.onAnswer} {
 		ctx, cancel := context.WithCancel(t.Context())
-		at.Store(hook(func() bool {
+		at.Store(new(func() bool {
 			cancel()
 			// What would cut it short has time to do so.
 			_ = text[int](t, openDSN(t, dsn, schema(first)), "SELECT 1 FROM pg_sleep(0.1)")
@@ -162,7 +160,7 @@ func TestACommitThatIsNeverAnsweredIsReportedAsUnknown(t *testing.T) {
 	p, dsn := through(t, dsn)
 	db := openDSN(t, dsn, schema(first))
 	silent := make(chan struct{})
-	p.onAnswer.Store(hook(func() bool { <-silent; return false }))
+	p.onAnswer.Store(new(func() bool { <-silent; return false }))
 	defer close(silent)
 	err := database.InTx(t.Context(), db, insert(t.Context(), "written"))
 	if !errors.Is(err, database.ErrOutcomeUnknown) || !database.Unavailable(err) {
@@ -248,12 +246,17 @@ func TestAServerThatIsAwayIsUnavailableUntilItIsBack(t *testing.T) {
 // fill lets the pool have all the connections that it may.
 func fill(t *testing.T, db *sql.DB) {
 	t.Helper()
-	for range 8 {
-		conn, err := db.Conn(t.Context())
-		if err != nil {
+	conns := make([]*sql.Conn, 8)
+	for i := range conns {
+		var err error
+		if conns[i], err = db.Conn(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		defer func() { _ = conn.Close() }()
+	}
+	for _, conn := range conns {
+		if err := conn.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -209,13 +209,27 @@ func TestAProcessThatWaitsForOneThatMigratesEndsWithItsContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = readOnly.Close() }()
-	eventually(t, "the lock is held", func() bool {
-		return text[bool](t, readOnly, "SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory'")
+	locks := func(granted bool) func() bool {
+		return func() bool {
+			const held = "SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND granted = $1 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+			var there bool
+			if err := readOnly.QueryRowContext(t.Context(), held, granted).Scan(&there); err != nil {
+				t.Error(err)
+			}
+			return there
+		}
+	}
+	eventually(t, "the lock is held", locks(true))
+	waits, end := context.WithCancel(t.Context())
+	wg.Go(func() {
+		_, err := database.Open(waits, dsn, slow)
+		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "wait for another process that migrates") {
+			t.Errorf("the one that waits: %v", err)
+		}
 	})
-	waits, end := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer end()
-	_, err = database.Open(waits, dsn, slow)
-	wantText(t, err, "wait for another process that migrates")
+	eventually(t, "it is waited for", locks(false))
+	end()
+	eventually(t, "nobody waits any more", func() bool { return !locks(false)() })
 	cancel()
 	wg.Wait()
 	// The lock went with its holder.
@@ -252,7 +266,9 @@ func TestAReadOnlyDatabaseOfAServerShowsWhatIsThereAndLeavesIt(t *testing.T) {
 
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !holds(); time.Sleep(5 * time.Millisecond) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(time.Minute); !holds(); <-tick.C {
 		if time.Now().After(deadline) {
 			t.Fatalf("not within a minute: %s", what)
 		}

@@ -93,10 +93,10 @@ func need(t testing.TB) {
 }
 
 // databases numbers the databases of the process.
-var databases atomic.Int64
+var databases atomic.Int64 //nolint:gochecknoglobals // of the process, as its server is
 
 // shared is the one server of the process: starting one takes a second.
-var shared process
+var shared process //nolint:gochecknoglobals // TestMain stops what the tests have started
 
 type process struct {
 	mu     sync.Mutex

@@ -41,7 +41,8 @@ type Server struct {
 
 	cmd    *exec.Cmd      // nil while the server does not run
 	life   io.WriteCloser // see supervise.sh
-	exited chan error
+	exited chan struct{}  // closed when it has ended
+	exit   error          // how it has ended; to be read after that
 }
 
 // New makes a server and starts it. The caller closes it. Each setting is one of postgresql.conf, such as fsync=off. The error wraps
@@ -103,6 +104,8 @@ func (s *Server) Start(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
+	tick := time.NewTicker(retryInterval)
+	defer tick.Stop()
 	for {
 		err := s.launch()
 		if err == nil {
@@ -115,7 +118,7 @@ func (s *Server) Start(ctx context.Context) error {
 		if err := errors.Join(err, s.Stop()); ctx.Err() != nil || !s.passing() {
 			return err
 		}
-		time.Sleep(retryInterval)
+		<-tick.C
 	}
 }
 
@@ -155,8 +158,11 @@ func (s *Server) launch() error {
 	if err := errors.Join(cmd.Start(), read.Close(), log.Close()); err != nil {
 		return errors.Join(err, write.Close())
 	}
-	s.cmd, s.life, s.exited = cmd, write, make(chan error, 1)
-	go func() { s.exited <- cmd.Wait() }()
+	s.cmd, s.life, s.exited = cmd, write, make(chan struct{})
+	go func() {
+		defer close(s.exited)
+		s.exit = cmd.Wait()
+	}()
 	return nil
 }
 
@@ -176,9 +182,8 @@ func (s *Server) ready(ctx context.Context) error {
 			return nil
 		}
 		select {
-		case exit := <-s.exited:
-			s.exited <- exit
-			return fmt.Errorf("PostgreSQL did not start: %w\n%s", exit, s.log())
+		case <-s.exited:
+			return fmt.Errorf("PostgreSQL did not start: %w\n%s", s.exit, s.log())
 		case <-ctx.Done():
 			return fmt.Errorf("PostgreSQL does not answer: %w\n%s", context.Cause(ctx), s.log())
 		case <-tick.C:
@@ -242,7 +247,7 @@ func (s *Server) kill() error {
 		return err
 	}
 	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", postmaster))
-	for _, field := range strings.Fields(string(children)) {
+	for field := range strings.FieldsSeq(string(children)) {
 		if child, err := strconv.Atoi(field); err == nil {
 			_ = syscall.Kill(child, syscall.SIGKILL) // it may have ended meanwhile
 		}

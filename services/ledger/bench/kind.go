@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -44,8 +45,8 @@ func openKinds(ctx context.Context, folder string, clients []int) (_ []*kind, cl
 	var closers []func() error
 	closeAll = func() error {
 		var errs []error
-		for i := len(closers) - 1; i >= 0; i-- {
-			errs = append(errs, closers[i]())
+		for _, c := range slices.Backward(closers) {
+			errs = append(errs, c())
 		}
 		return errors.Join(errs...)
 	}
@@ -133,8 +134,10 @@ func (k *kind) transfer(ctx context.Context) error {
 	n := k.next.Add(1)
 	from := n * 7919 % accounts
 	to := (from + 1 + n%(accounts-1)) % accounts
-	_, err := k.books.Post(ctx, ledger.Transfer{ID: fmt.Sprintf("transfer-%d", n), Description: "what a payment says of itself",
-		Postings: []ledger.Posting{{Account: customer(from), Amount: eur(-1)}, {Account: customer(to), Amount: eur(1)}}})
+	_, err := k.books.Post(ctx, ledger.Transfer{
+		ID: fmt.Sprintf("transfer-%d", n), Description: "what a payment says of itself",
+		Postings: []ledger.Posting{{Account: customer(from), Amount: eur(-1)}, {Account: customer(to), Amount: eur(1)}},
+	})
 	return err
 }
 
@@ -153,7 +156,7 @@ func (k *kind) commit(ctx context.Context) error {
 // inserts adds many rows in one transaction, a hundred a statement.
 func (k *kind) inserts(ctx context.Context) error {
 	const each = 100
-	statement := "INSERT INTO lines (text) VALUES ('" + line + "')" + strings.Repeat(", ('"+line+"')", each-1)
+	statement := "INSERT INTO lines (text) VALUES ('" + line + "')" + strings.Repeat(", ('"+line+"')", each-1) //nolint:gosec // G202: of constants
 	return database.InTx(ctx, k.rows, func(tx *sql.Tx) error {
 		for range batch / each {
 			if _, err := tx.ExecContext(ctx, statement); err != nil {

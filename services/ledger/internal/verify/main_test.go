@@ -45,8 +45,10 @@ func keep(t *testing.T, dsn string) {
 		return err
 	}
 	usd := ledger.Transfer{ID: "exchange-1", Description: "both", Postings: []ledger.Posting{
-		{Account: account(1), Amount: eur(-8)}, {Account: cash, Amount: eur(8)},
-		{Account: cash, Amount: ledger.Money{Currency: "USD", Minor: -9}}, {Account: account(1), Amount: ledger.Money{Currency: "USD", Minor: 9}},
+		{Account: account(1), Amount: eur(-8)},
+		{Account: cash, Amount: eur(8)},
+		{Account: cash, Amount: ledger.Money{Currency: "USD", Minor: -9}},
+		{Account: account(1), Amount: ledger.Money{Currency: "USD", Minor: 9}},
 	}}
 	capture := pay("payment-2", account(2), account(1), 10)
 	capture.HoldID = "hold-captured"
@@ -114,6 +116,7 @@ func triggers(t *testing.T, db *sql.DB) (made []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer func() { _ = rows.Close() }() // it was closed below, unless the test has failed
 	var names []string
 	for rows.Next() {
 		var name, statement string

@@ -41,7 +41,9 @@ const (
 	Held Kind = "held"
 )
 
-var kinds = []Kind{Unreadable, Storage, Schema, Numbering, Unbalanced, Content, Digest, Orphan, Capture, Chain, Overdraft, Balance, Held}
+func kinds() []Kind {
+	return []Kind{Unreadable, Storage, Schema, Numbering, Unbalanced, Content, Digest, Orphan, Capture, Chain, Overdraft, Balance, Held}
+}
 
 // Fault is what is wrong in one way.
 type Fault struct {
@@ -164,7 +166,7 @@ func printable(r rune) rune {
 
 func (f *findings) list() []Fault {
 	list := []Fault{}
-	for _, kind := range kinds {
+	for _, kind := range kinds() {
 		if fault, ok := f.faults[kind]; ok {
 			list = append(list, *fault)
 		}

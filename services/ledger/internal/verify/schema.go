@@ -104,7 +104,8 @@ func emptySchema(ctx context.Context) (_ map[string]string, err error) {
 // themselves is left out.
 func sqliteSchema(ctx context.Context, db interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-}) (_ map[string]string, err error) {
+},
+) (_ map[string]string, err error) {
 	rows, err := db.QueryContext(ctx, "SELECT type || ' ' || name, coalesce(sql, '') FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND tbl_name <> 'goose_db_version'")
 	if err != nil {
 		return nil, err

@@ -100,8 +100,8 @@ func (v *verifier) part(ctx context.Context, name string, check func(context.Con
 }
 
 // each runs a query and hands on its rows one by one.
-func (v *verifier) each(ctx context.Context, query string, row func(scan func(...any) error) error, args ...any) (err error) {
-	rows, err := v.tx.QueryContext(ctx, query, args...)
+func (v *verifier) each(ctx context.Context, query string, row func(scan func(...any) error) error) (err error) {
+	rows, err := v.tx.QueryContext(ctx, query)
 	if err != nil {
 		return err
 	}

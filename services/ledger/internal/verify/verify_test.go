@@ -108,8 +108,10 @@ func TestTamperingIsFoundAndNamed(t *testing.T) {
 		sqlite    bool // PostgreSQL has no way to do it, or none to notice
 	}{
 		"an amount that grew": {"UPDATE entries SET minor_units = 1000 WHERE minor_units = 100", []place{
-			{verify.Unbalanced, "transfer deposit-1 sums to 900 in EUR"}, {verify.Digest, "transfer deposit-1"},
-			{verify.Chain, "account " + one + " in EUR: entry 2 of 1000 leaves 100, and it was 0"}, {verify.Balance, "account " + one},
+			{verify.Unbalanced, "transfer deposit-1 sums to 900 in EUR"},
+			{verify.Digest, "transfer deposit-1"},
+			{verify.Chain, "account " + one + " in EUR: entry 2 of 1000 leaves 100, and it was 0"},
+			{verify.Balance, "account " + one},
 		}, false},
 		"a transfer that was doubled, and all that follows from it": {`UPDATE entries SET minor_units = 2 * minor_units, balance_after = balance_after + CASE WHEN account_id = 'bank-cash' THEN -7 ELSE 7 END
 			WHERE transfer_id = 'deposit-3'; UPDATE balances SET minor_units = minor_units + 7 WHERE account_id = '` + three + `';
@@ -123,8 +125,11 @@ func TestTamperingIsFoundAndNamed(t *testing.T) {
 			{verify.Chain, "account " + one},
 		}, false},
 		"an entry that was removed": {"DELETE FROM entries WHERE minor_units = 30", []place{
-			{verify.Unbalanced, "transfer payment-1 sums to -30"}, {verify.Unbalanced, "transfer payment-1 has 1 entries"}, {verify.Digest, "payment-1"},
-			{verify.Balance, "account " + two}, {verify.Chain, "account " + two},
+			{verify.Unbalanced, "transfer payment-1 sums to -30"},
+			{verify.Unbalanced, "transfer payment-1 has 1 entries"},
+			{verify.Digest, "payment-1"},
+			{verify.Balance, "account " + two},
+			{verify.Chain, "account " + two},
 		}, false},
 		"an entry that was added": {"INSERT INTO entries (transfer_id, account_id, currency_code, minor_units, balance_after) VALUES ('deposit-3', '" + three + "', 'CHF', 5, 5)", []place{
 			{verify.Unbalanced, "transfer deposit-3 sums to 5 in CHF"}, {verify.Digest, "deposit-3"}, {verify.Balance, "account " + three + " in CHF: there is no balance"},
