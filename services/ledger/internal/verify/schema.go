@@ -62,7 +62,7 @@ func (v *verifier) schema(ctx context.Context) error {
 
 // schemaSQLite compares all of the schema with that of an empty database.
 func (v *verifier) schemaSQLite(ctx context.Context) error {
-	want, err := emptySchema(ctx)
+	want, err := v.empty(ctx)
 	if err != nil {
 		return fmt.Errorf("make an empty database to compare with: %w", err)
 	}
@@ -86,6 +86,7 @@ func (v *verifier) schemaSQLite(ctx context.Context) error {
 	return nil
 }
 
+// emptySchema returns the schema of books in a SQLite file that was just made.
 func emptySchema(ctx context.Context) (_ map[string]string, err error) {
 	folder, err := os.MkdirTemp("", "ledger-verify-")
 	if err != nil {

@@ -25,6 +25,7 @@ import (
 type verifier struct {
 	tx     *sql.Tx
 	kind   string // sqlite or postgres, like the folder of the migrations
+	empty  func(context.Context) (map[string]string, error)
 	found  findings
 	report Report
 	sums   map[string]*big.Int
@@ -32,13 +33,18 @@ type verifier struct {
 
 // Books checks the books in the database at a DSN. The report names up to places of each kind of fault. The error is of a check that could
 // not be made, and says nothing about the books.
-func Books(ctx context.Context, dsn string, places int) (_ Report, err error) {
+func Books(ctx context.Context, dsn string, places int) (Report, error) {
+	return books(ctx, dsn, places, emptySchema)
+}
+
+func books(ctx context.Context, dsn string, places int, empty func(context.Context) (map[string]string, error)) (_ Report, err error) {
 	db, err := database.OpenReadOnly(ctx, dsn)
 	if err != nil {
 		return Report{}, err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	v := &verifier{kind: "sqlite", found: findings{places: places, faults: make(map[Kind]*Fault)}, sums: make(map[string]*big.Int)}
+	v := &verifier{kind: "sqlite", empty: empty, sums: make(map[string]*big.Int)}
+	v.found = findings{places: places, faults: make(map[Kind]*Fault)}
 	if !strings.HasPrefix(dsn, "sqlite:") {
 		v.kind = "postgres"
 	}
