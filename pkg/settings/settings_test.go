@@ -18,6 +18,7 @@ type flags struct {
 	Ledger settings.Target      `default:"dns:///ledger:8443" help:"The ledger."`
 	Policy settings.File        `required:"" help:"The policy."`
 	TTL    settings.Duration    `default:"1h" help:"How long."`
+	Calls  settings.Count       `default:"512" help:"How many."`
 	Level  settings.Level       `default:"info" help:"How much."`
 	Format settings.LogFormat   `default:"text" help:"How."`
 	Domain settings.TrustDomain `default:"bank.test" help:"Where."`
@@ -37,13 +38,14 @@ func TestParseReadsFlagsAndEnvironment(t *testing.T) {
 	policy := policyFile(t)
 	t.Setenv("SPIFFE_ENDPOINT_SOCKET", "unix:///run/api.sock")
 	t.Setenv("PROG_TTL", "90s")
+	t.Setenv("PROG_CALLS", "64")
 	t.Setenv("PROG_LISTEN", "127.0.0.1:1")
 	var got flags
 	err := settings.Parse("prog", "Does it.", []string{"--policy", policy, "--listen", "127.0.0.1:2"}, &bytes.Buffer{}, &got)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Socket != "unix:///run/api.sock" || got.TTL.Value() != 90*time.Second || got.Ledger != "dns:///ledger:8443" {
+	if got.Socket != "unix:///run/api.sock" || got.TTL.Value() != 90*time.Second || got.Calls.Value() != 64 || got.Ledger != "dns:///ledger:8443" {
 		t.Errorf("got %+v", got)
 	}
 	if got.Listen != "127.0.0.1:2" {
@@ -56,7 +58,7 @@ func TestParseReportsEveryBadValueAtOnce(t *testing.T) {
 	t.Setenv("PROG_LEVEL", "loud")
 	var got flags
 	err := settings.Parse("prog", "Does it.", []string{
-		"--listen=8443", "--ledger=ledger", "--policy=/no/such/file", "--ttl=-1s", "--format=xml", "--domain=UPPER", "--dsn=mysql:user:secret@x",
+		"--listen=8443", "--ledger=ledger", "--policy=/no/such/file", "--ttl=-1s", "--calls=0", "--format=xml", "--domain=UPPER", "--dsn=mysql:user:secret@x",
 	}, &bytes.Buffer{}, &got)
 	if err == nil {
 		t.Fatal("it was accepted")
@@ -67,6 +69,7 @@ func TestParseReportsEveryBadValueAtOnce(t *testing.T) {
 		`--ledger: "ledger" is not a gRPC target with a port, such as dns:///ledger:8443`,
 		"--policy: stat /no/such/file: no such file",
 		`--ttl: "-1s" is not a duration above zero, such as 90s`,
+		`--calls: "0" is not a number from 1 to 1000000, such as 512`,
 		`--level (or PROG_LEVEL): "loud" is not debug, info, warn or error`,
 		`--format: "xml" is not text or json`,
 		`--domain: "UPPER" is no trust domain`,
@@ -82,8 +85,8 @@ func TestParseReportsEveryBadValueAtOnce(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	if got := strings.Count(err.Error(), "\n") + 1; got != 9 {
-		t.Errorf("%d lines for 9 mistakes:\n%v", got, err)
+	if got := strings.Count(err.Error(), "\n") + 1; got != 10 {
+		t.Errorf("%d lines for 10 mistakes:\n%v", got, err)
 	}
 }
 
@@ -122,6 +125,18 @@ func TestTargets(t *testing.T) {
 	} {
 		if err := target.Check(); (err == nil) != ok {
 			t.Errorf("%q: %v", target, err)
+		}
+	}
+}
+
+func TestCounts(t *testing.T) {
+	t.Parallel()
+	for count, want := range map[settings.Count]int{
+		"1": 1, "512": 512, "1000000": 1_000_000,
+		"": 0, "0": 0, "-1": 0, "1000001": 0, "many": 0, "5.0": 0, "0x10": 0, "1_0": 0, "99999999999999999999": 0,
+	} {
+		if err := count.Check(); (err == nil) != (want > 0) || count.Value() != want {
+			t.Errorf("%q: %d, %v", count, count.Value(), err)
 		}
 	}
 }

@@ -98,6 +98,29 @@ func (d Duration) Value() time.Duration {
 	return v
 }
 
+// Count is a number of things from 1 to a million, such as "512".
+type Count string
+
+// maxCount is more than anything that is counted in one process, and a typing error beyond.
+const maxCount = 1_000_000
+
+// Check reports what is wrong with the count.
+func (c *Count) Check() error {
+	if n, err := strconv.Atoi(string(*c)); err != nil || n < 1 || n > maxCount {
+		return fmt.Errorf("%q is not a number from 1 to %d, such as 512", string(*c), maxCount)
+	}
+	return nil
+}
+
+// Value returns the count; 0 when Check would fail.
+func (c Count) Value() int {
+	if c.Check() != nil {
+		return 0
+	}
+	n, _ := strconv.Atoi(string(c))
+	return n
+}
+
 // TrustDomain is the name of a SPIFFE trust domain (SPIFFE-ID §2.1).
 type TrustDomain string
 
@@ -114,7 +137,7 @@ type DSN string
 
 // Check reports what is wrong with the DSN.
 func (d *DSN) Check() error {
-	const right = "sqlite:PATH, such as sqlite:/var/lib/ledger/ledger.db, or postgres://USER:PASSWORD@HOST:5432/DATABASE"
+	const right = "sqlite:PATH, such as sqlite:/var/lib/ledger/ledger.db, or postgres://USER:PASSWORD@HOST:5432/DATABASE" //nolint:gosec // a pattern, and nobody's password
 	// The rest of a DSN may hold a password.
 	kind, rest, ok := strings.Cut(string(*d), ":")
 	switch {
