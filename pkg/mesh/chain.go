@@ -5,20 +5,20 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 
 	"buf.build/go/protovalidate"
 	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/logging"
 	validation "github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/protovalidate"
-	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/ratelimit"
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/countersign-mesh/countersign/pkg/authz"
+	"github.com/countersign-mesh/countersign/pkg/overload"
 )
 
 // newChain returns everything that stands between the connection and a handler, in its order: see the package comment.
@@ -29,7 +29,7 @@ func newChain(s *Server, o serverOptions) ([]grpc.ServerOption, error) {
 		Help: "Calls that panicked; each was answered INTERNAL.",
 	})
 	recorder, decisions := newCountingRecorder(o.recorder)
-	for _, c := range []prometheus.Collector{metrics, panics, decisions} {
+	for _, c := range []prometheus.Collector{metrics, panics, decisions, newOverloadMetrics(s.gate)} {
 		if err := o.metrics.Register(c); err != nil {
 			return nil, fmt.Errorf("register the server's metrics: %w", err)
 		}
@@ -37,7 +37,6 @@ func newChain(s *Server, o serverOptions) ([]grpc.ServerOption, error) {
 	recovered := recovery.WithRecoveryHandlerContext(recoverer(o.log, panics))
 	access := accessLog(o.log)
 	guard := authz.NewGuard(s.policy, authz.WithLogger(o.log), authz.WithRecorder(recorder))
-	limit := limiter{o.limit}
 	return []grpc.ServerOption{
 		grpc.InTapHandle(admit(guard, o.log, panics)),
 		grpc.StatsHandler(telemetryServer(o.tracer)),
@@ -47,7 +46,7 @@ func newChain(s *Server, o serverOptions) ([]grpc.ServerOption, error) {
 			recovery.UnaryServerInterceptor(recovered),
 			liveUnary,
 			guard.Unary(),
-			ratelimit.UnaryServerInterceptor(limit),
+			s.gate.Unary(),
 			validation.UnaryServerInterceptor(protovalidate.GlobalValidator),
 		),
 		grpc.ChainStreamInterceptor(
@@ -56,8 +55,8 @@ func newChain(s *Server, o serverOptions) ([]grpc.ServerOption, error) {
 			recovery.StreamServerInterceptor(recovered),
 			liveStream,
 			guard.Stream(),
+			s.gate.Stream(),
 			s.streams.intercept, // inside the guard, whose denial ends a stream that waits for a message
-			ratelimit.StreamServerInterceptor(limit),
 			validation.StreamServerInterceptor(protovalidate.GlobalValidator),
 		),
 		// Without a handler of its own, gRPC answers an unknown method before any interceptor is asked.
@@ -79,19 +78,16 @@ func recoverer(log *slog.Logger, panics prometheus.Counter) recovery.RecoveryHan
 	}
 }
 
-// limiter is the rate limit as the middleware wants it; its error becomes the text of RESOURCE_EXHAUSTED.
-type limiter struct{ *rate.Limiter }
+// refusedField is the field of a call that was refused for lack of room or time.
+const refusedField = "refused"
 
-func (l limiter) Limit(context.Context) error {
-	if l.Allow() {
-		return nil
-	}
-	return fmt.Errorf("this server takes %g calls a second", float64(l.Limiter.Limit()))
-}
-
-// accessLog writes the access log to log.
+// accessLog writes the access log to log. A call that was refused for lack of room is logged at debug: an overloaded server has better to do than to
+// write as many lines as it refuses calls, and package overload says once in a while that it does.
 func accessLog(log *slog.Logger) logging.Logger {
 	return logging.LoggerFunc(func(ctx context.Context, level logging.Level, msg string, fields ...any) {
+		if level > logging.LevelInfo && slices.Contains(fields, any(refusedField)) {
+			level = logging.LevelDebug
+		}
 		log.Log(ctx, slog.Level(level), msg, fields...) //nolint:sloglint // the middleware's own message, which is constant there
 	})
 }
@@ -103,6 +99,12 @@ func accessOptions() []logging.Option {
 	return []logging.Option{
 		logging.WithLogOnEvents(logging.FinishCall),
 		logging.WithCodes(codeOf),
+		logging.WithErrorFields(func(err error) logging.Fields {
+			if reason := overload.ReasonOf(err); reason != "" {
+				return logging.Fields{refusedField, reason}
+			}
+			return nil
+		}),
 		logging.WithLevels(func(code codes.Code) logging.Level {
 			switch code {
 			case codes.OK, codes.PermissionDenied:

@@ -37,6 +37,7 @@ services:
       DepositCash: {allow: []}
       GetPayment: {allow: []}
       ListPayments: {allow: []}
+      ReviewPayment: {allow: []}
       WatchPayments:
         allow:
           - peer: /gateway

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -26,8 +27,21 @@ type dialOptions struct {
 
 // WithServiceConfig sets retries, deadlines and the like in gRPC's own terms, JSON. Without it calls are spread over all
 // addresses of the target in turn and never retried.
-func WithServiceConfig(json string) DialOption {
-	return func(o *dialOptions) { o.serviceConfig = json }
+//
+// A full server refuses calls with RESOURCE_EXHAUSTED before it has begun them and says when to come back (package overload). A client comes back at that
+// time where the retryPolicy of the method lists the code; its own backoff does not count then:
+//
+//	"retryPolicy": {
+//	  "maxAttempts": 3, "initialBackoff": "0.2s", "maxBackoff": "2s", "backoffMultiplier": 2,
+//	  "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"]
+//	}
+//
+// List it only for methods that may be sent twice: a handler may answer RESOURCE_EXHAUSTED too, after it has done something, and then nothing says when
+// to come back. And list it at one place of a chain of services, the one nearest to who waits: three attempts at each of three hops are 27.
+//
+// Where config has no retryThrottling of its own, retries are a tenth of the calls at most when calls keep failing.
+func WithServiceConfig(config string) DialOption {
+	return func(o *dialOptions) { o.serviceConfig = throttled(config) }
 }
 
 // WithDialTracerProvider sets where spans go. By default trace IDs are made and passed on, and no span is recorded.
@@ -44,7 +58,28 @@ func WithDialRecorder(r audit.Recorder) DialOption {
 const (
 	defaultServiceConfig = `{"loadBalancingConfig": [{"round_robin": {}}]}`
 	connectTimeout       = 5 * time.Second
+	// defaultThrottling lets some fifty calls fail and be retried, and then one retry for ten calls that succeed, so that retries do not keep an
+	// overload going that would else be over (gRFC A6, throttling of retries).
+	defaultThrottling = `{"maxTokens": 100, "tokenRatio": 0.1}`
 )
+
+// throttled is a service config with a throttle on its retries. One that is no JSON object is left for gRPC to refuse.
+func throttled(config string) string {
+	const key = "retryThrottling"
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(config), &fields); err != nil || fields == nil {
+		return config
+	}
+	if _, ok := fields[key]; ok {
+		return config
+	}
+	fields[key] = json.RawMessage(defaultThrottling)
+	with, err := json.Marshal(fields)
+	if err != nil {
+		return config
+	}
+	return string(with)
+}
 
 // Dial returns a connection to the service with the identity server at a gRPC target such as "dns:///ledger:8443". Any
 // other identity that answers there is refused. Like grpc.NewClient it returns at once and connects when it is needed. The caller

@@ -10,6 +10,8 @@ type Flags struct {
 	Policy       settings.File      `required:"" placeholder:"FILE" help:"The policy file; watched, reloaded."`
 	StartTimeout settings.Duration  `default:"15s" help:"How long to wait for a first SVID."`
 	DrainTimeout settings.Duration  `default:"10s" help:"How long calls in flight may take after SIGTERM."`
+	MaxCalls     settings.Count     `default:"512" help:"How many unary calls may be in handlers at once; of one peer, three quarters of that."`
+	MaxStreams   settings.Count     `default:"1024" help:"How many streams may be open at once; of one peer, three quarters of that."`
 	LogLevel     settings.Level     `default:"info" help:"debug, info, warn or error."`
 	LogFormat    settings.LogFormat `default:"text" help:"text or json."`
 }

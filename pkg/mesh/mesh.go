@@ -5,6 +5,9 @@
 //
 // A call is admitted by its headers: one that the policy denies ends there, recorded, counted and logged, before any of its
 // messages is read. It then goes through telemetry, metrics, access log, recovery, the check of the live connection, authorization,
-// the rate limit and validation, in this order, before it reaches its handler. A panic on the way, inside authorization too, is
-// counted and logged and lets nobody in. There is no option that leaves a step out.
+// the limits of what the server takes on (package overload) and validation, in this order, before it reaches its handler. A panic on
+// the way, inside authorization too, is counted and logged and lets nobody in. There is no option that leaves a step out.
+//
+// The limits come after authorization, so that a peer that may not call takes no slot and is told nothing of how full the server is, and before
+// validation, which costs something. Health, reflection and administration have a few slots of their own.
 package mesh

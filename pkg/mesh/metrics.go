@@ -11,6 +11,7 @@ import (
 	"github.com/countersign-mesh/countersign/pkg/audit"
 	"github.com/countersign-mesh/countersign/pkg/authz"
 	"github.com/countersign-mesh/countersign/pkg/identity"
+	"github.com/countersign-mesh/countersign/pkg/overload"
 	"github.com/countersign-mesh/countersign/pkg/transport"
 )
 
@@ -208,6 +209,32 @@ func countEnds(live []transport.Conn) map[end]int {
 		delete(counts, e)
 	}
 	return counts
+}
+
+// newOverloadMetrics tells how much a server has taken on, and what it sent away.
+func newOverloadMetrics(gate *overload.Gate) prometheus.Collector {
+	kinds := func(value func(overload.KindStatus) int) func(overload.Status, emit) {
+		return func(s overload.Status, emit emit) {
+			for kind, status := range s.Kinds {
+				emit(float64(value(status)), kind)
+			}
+		}
+	}
+	return collector[overload.Status]{gate.Status, []metric[overload.Status]{
+		gauges("countersign_calls_in_flight", "Calls in their handlers: unary, streams, and those of operators, which have slots of their own.",
+			[]string{"kind"}, kinds(func(s overload.KindStatus) int { return s.InFlight })),
+		gauges("countersign_calls_limit", "How many calls may be in their handlers at once.",
+			[]string{"kind"}, kinds(func(s overload.KindStatus) int { return s.Limit })),
+		counters("countersign_calls_refused_total", "Calls that were refused for lack of room (full, share of one peer, rate) or time (deadline).",
+			[]string{"kind", "reason"},
+			func(s overload.Status, emit emit) {
+				for kind, status := range s.Kinds {
+					for reason, n := range status.Refused {
+						emit(float64(n), kind, reason)
+					}
+				}
+			}),
+	}}
 }
 
 // newQueueMetrics tells how the way to the audit service stands.

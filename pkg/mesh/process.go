@@ -59,7 +59,10 @@ func (p *Process) NewServer(opts ...ServerOption) (*Server, error) {
 	if p.server != nil {
 		return nil, errSecondServer
 	}
-	own := []ServerOption{WithLogger(p.Log), WithMetrics(p.Metrics), WithDrainTimeout(p.flags.DrainTimeout.Value())}
+	own := []ServerOption{
+		WithLogger(p.Log), WithMetrics(p.Metrics), WithDrainTimeout(p.flags.DrainTimeout.Value()),
+		WithMaxCalls(p.flags.MaxCalls.Value()), WithMaxStreams(p.flags.MaxStreams.Value()),
+	}
 	server, err := NewServer(p.conns, p.Policy, slices.Concat(own, opts)...)
 	if err != nil {
 		return nil, err

@@ -19,6 +19,7 @@ import (
 
 	"github.com/countersign-mesh/countersign/pkg/audit"
 	"github.com/countersign-mesh/countersign/pkg/authz"
+	"github.com/countersign-mesh/countersign/pkg/overload"
 	"github.com/countersign-mesh/countersign/pkg/transport"
 	adminv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/admin/v1"
 )
@@ -34,6 +35,7 @@ type Server struct {
 	log     *slog.Logger
 	timeout time.Duration
 	streams *streams
+	gate    *overload.Gate
 	// methods are those that are registered; the chain asks it before a name that a caller made up becomes a metric's label.
 	methods methodSet
 }
@@ -46,7 +48,7 @@ type serverOptions struct {
 	log           *slog.Logger
 	metrics       prometheus.Registerer
 	tracer        trace.TracerProvider
-	limit         *rate.Limiter
+	limits        overload.Limits
 	drainTimeout  time.Duration
 	connectionAge time.Duration
 }
@@ -68,10 +70,18 @@ func WithTracerProvider(p trace.TracerProvider) ServerOption {
 }
 
 // WithRateLimit bounds how many calls a second the server takes, and how many at once after a rest. More are refused with
-// RESOURCE_EXHAUSTED, after authorization and before validation. The default is 10,000 a second.
+// RESOURCE_EXHAUSTED, after authorization and before validation. The default is 10,000 a second. See package overload for what
+// a refused call is told.
 func WithRateLimit(perSecond float64, burst int) ServerOption {
-	return func(o *serverOptions) { o.limit = rate.NewLimiter(rate.Limit(perSecond), burst) }
+	return func(o *serverOptions) { o.limits.Rate = rate.NewLimiter(rate.Limit(perSecond), burst) }
 }
+
+// WithMaxCalls bounds how many unary calls are in their handlers at once, and how many of one peer: three quarters of that. More are refused
+// like those that the rate limit refuses. The default is overload.DefaultCalls; so is 0.
+func WithMaxCalls(n int) ServerOption { return func(o *serverOptions) { o.limits.Calls = n } }
+
+// WithMaxStreams bounds how many streams are open at once, in the same way. The default is overload.DefaultStreams; so is 0.
+func WithMaxStreams(n int) ServerOption { return func(o *serverOptions) { o.limits.Streams = n } }
 
 // WithDrainTimeout bounds how long Serve waits for calls in flight once its context has ended; 10 s by default.
 func WithDrainTimeout(d time.Duration) ServerOption {
@@ -84,10 +94,7 @@ func WithConnectionAge(d time.Duration) ServerOption {
 	return func(o *serverOptions) { o.connectionAge = d }
 }
 
-const (
-	defaultRate         = 10_000 // calls a second
-	defaultDrainTimeout = 10 * time.Second
-)
+const defaultDrainTimeout = 10 * time.Second
 
 // NewServer returns a server that presents the identity of conns and asks policy about every call. From then on conns refuses and cuts whom the
 // policy revokes. It serves health, reflection and mesh.admin.v1, under the policy like any other service.
@@ -96,14 +103,18 @@ func NewServer(conns *transport.Registry, policy *authz.File, opts ...ServerOpti
 		log:           slog.Default(),
 		metrics:       prometheus.NewRegistry(),
 		tracer:        newTracerProvider(),
-		limit:         rate.NewLimiter(defaultRate, defaultRate),
 		drainTimeout:  defaultDrainTimeout,
 		connectionAge: maxConnectionAge,
 	}
 	for _, opt := range opts {
 		opt(&o)
 	}
+	gate, err := overload.New(o.limits, overload.WithLogger(o.log))
+	if err != nil {
+		return nil, err
+	}
 	s := &Server{
+		gate:    gate,
 		conns:   conns,
 		health:  health.NewServer(),
 		policy:  policy,
@@ -118,10 +129,21 @@ func NewServer(conns *transport.Registry, policy *authz.File, opts ...ServerOpti
 		return nil, err
 	}
 	s.grpc = grpc.NewServer(append(append(serverLimits(o.connectionAge), chain...), grpc.Creds(conns.Server()))...)
-	grpc_health_v1.RegisterHealthServer(s, s.health)
-	adminv1.RegisterAdminServiceServer(s, newAdmin(conns, policy))
-	grpc_reflection_v1.RegisterServerReflectionServer(s, reflection.NewServerV1(reflection.ServerOptions{Services: s.grpc}))
+	s.serveOperators()
 	return s, nil
+}
+
+// serveOperators registers what every server has for those who operate it. They need it the most when the server is full, so it has slots
+// of its own; it is under the policy like all else.
+func (s *Server) serveOperators() {
+	operators := newAdmin(s.conns, s.policy)
+	services := reflection.NewServerV1(reflection.ServerOptions{Services: s.grpc})
+	grpc_health_v1.RegisterHealthServer(s, s.health)
+	adminv1.RegisterAdminServiceServer(s, operators)
+	grpc_reflection_v1.RegisterServerReflectionServer(s, services)
+	for _, reserved := range []any{s.health, operators, services} {
+		s.gate.Reserve(reserved)
+	}
 }
 
 // RegisterService implements grpc.ServiceRegistrar.

@@ -192,7 +192,8 @@ func makeWorld(t testing.TB, peers []string, registry []transport.Option, server
 func (w *world) serve(t testing.TB, conns *transport.Registry, r *rules, opts ...mesh.ServerOption) string {
 	t.Helper()
 	standard := []mesh.ServerOption{
-		mesh.WithLogger(slog.New(slog.DiscardHandler)), mesh.WithRateLimit(1e9, 1e9), mesh.WithDrainTimeout(100 * time.Millisecond),
+		mesh.WithLogger(slog.New(slog.DiscardHandler)), mesh.WithRateLimit(1e9, 1e9),
+		mesh.WithMaxCalls(100_000), mesh.WithMaxStreams(100_000), mesh.WithDrainTimeout(100 * time.Millisecond),
 	}
 	server, err := mesh.NewServer(conns, r.file, append(standard, opts...)...)
 	if err != nil {
