@@ -14,10 +14,14 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/countersign-mesh/countersign/pkg/overload"
 	accountsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/accounts/v1"
 	ledgerv1 "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
 	mobilev1 "github.com/countersign-mesh/countersign/proto/gen/bank/mobile/v1"
@@ -313,6 +317,27 @@ func TestWhatACustomerIsToldOfErrorsBehind(t *testing.T) {
 				t.Errorf("details: %v", got.Details())
 			}
 		})
+	}
+}
+
+// ATTACKS 53: a customer is told when to try again, in the words of the service that is busy, and in the trailer that gRPC's clients heed.
+func TestACustomerIsToldWhenABusyBankIsToBeAskedAgain(t *testing.T) {
+	t.Parallel()
+	b, mobile := newBank(t)
+	s, err := status.New(codes.ResourceExhausted, "the server is full").WithDetails(
+		&errdetails.ErrorInfo{Reason: "SERVER_FULL", Domain: "countersign"}, &errdetails.RetryInfo{RetryDelay: durationpb.New(1500 * time.Millisecond)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.errs["CreatePayment"] = []error{s.Err()}
+	var trailer metadata.MD
+	_, err = mobile.Transfer(t.Context(), transferRequest("alice", "request-1", aliceAccount, bobAccount), grpc.Trailer(&trailer))
+	got := status.Convert(err)
+	if delay, ok := overload.RetryDelay(err); got.Code() != codes.ResourceExhausted || !ok || delay != 1500*time.Millisecond || len(got.Details()) != 1 {
+		t.Errorf("%v with %v", err, got.Details())
+	}
+	if pushback := trailer.Get("grpc-retry-pushback-ms"); len(pushback) != 1 || pushback[0] != "1500" {
+		t.Errorf("the trailer says %v", pushback)
 	}
 }
 
