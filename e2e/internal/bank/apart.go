@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,10 +26,13 @@ type Apart struct {
 	StateDir string
 	// Flags are more flags of a program, for when it is started next.
 	Flags map[string][]string
+	// Databases are the DSNs of services that do not keep their state in a SQLite file of the Home, for when they are started next.
+	Databases map[string]string
 
 	entries   string
 	addresses map[string]string
 	ops       map[string]string
+	targets   map[string]string // of services that are not where their address says alone
 	processes map[string]*Process
 }
 
@@ -53,7 +57,8 @@ func (h *Home) Apart(t testing.TB) *Apart {
 	t.Helper()
 	a := &Apart{
 		Home: h, Endpoint: "unix://" + h.Path("api", "api.sock"), StateDir: h.Path("state"), entries: h.Path("entries.yaml"),
-		Flags: make(map[string][]string), addresses: make(map[string]string), ops: make(map[string]string), processes: make(map[string]*Process),
+		Flags: make(map[string][]string), Databases: make(map[string]string), addresses: make(map[string]string), ops: make(map[string]string),
+		targets: make(map[string]string), processes: make(map[string]*Process),
 	}
 	for _, dir := range []string{a.StateDir, h.Path("api"), h.Path("data")} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
@@ -112,31 +117,59 @@ func (a *Apart) Ready(ctx context.Context, name string) string {
 // Launch starts a program and does not wait.
 func (a *Apart) Launch(t testing.TB, name string) *Process {
 	t.Helper()
+	program := serviceOf(name)
 	args := []string{"--ops-listen=" + a.ops[name]}
-	if name == "authority" {
+	if program == "authority" {
 		args = append(args, "--trust-domain=bank.test", "--socket="+strings.TrimPrefix(a.Endpoint, "unix://"),
 			"--state-dir="+a.StateDir, "--entries="+a.entries)
 	} else {
 		args = append(args, "--listen="+a.addresses[name], "--policy="+a.Policy())
-		for _, callee := range Calls(name) {
-			args = append(args, "--"+callee+"=dns:///"+a.addresses[callee])
+		for _, callee := range Calls(program) {
+			args = append(args, "--"+callee+"="+a.target(callee))
 		}
-		if name != "gateway" {
-			args = append(args, "--dsn=sqlite:"+a.Path("data", name+".db"))
+		if program != "gateway" {
+			args = append(args, "--dsn="+a.DSN(program))
 		}
-		if name == "risk" {
+		if program == "risk" {
 			args = append(args, "--rules="+a.RiskRules())
 		}
 	}
 	args = append(args, a.Flags[name]...)
-	p := a.Home.Start(t, []string{"SPIFFE_ENDPOINT_SOCKET=" + a.Endpoint}, name, args...)
+	p := a.Home.Start(t, []string{"SPIFFE_ENDPOINT_SOCKET=" + a.Endpoint}, program, args...)
 	a.processes[name] = p
 	a.owner.Cleanup(func() {
-		if a.owner.Failed() {
+		if a.owner.Failed() && a.processes[name] == p { // not of every one that a test has killed
 			a.owner.Logf("%s (process %d) said:\n%s", name, p.PID(), tail(p.Output(), 20))
 		}
 	})
 	return p
+}
+
+// Kill kills programs with SIGKILL, all of them before it waits for their ends.
+func (a *Apart) Kill(t testing.TB, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		a.processes[name].Signal(t, syscall.SIGKILL)
+	}
+	for _, name := range names {
+		a.processes[name].Wait(t, 10*time.Second)
+	}
+}
+
+// DSN returns where a service keeps its state.
+func (a *Apart) DSN(service string) string {
+	if dsn, ok := a.Databases[service]; ok {
+		return dsn
+	}
+	return "sqlite:" + a.Path("data", service+".db")
+}
+
+// target is what those who call a service are told of where it is.
+func (a *Apart) target(service string) string {
+	if target, ok := a.targets[service]; ok {
+		return target
+	}
+	return "dns:///" + a.addresses[service]
 }
 
 // Process returns the last process that was started as this program.
@@ -154,7 +187,7 @@ func (a *Apart) Identity(t testing.TB, actor string) *Identity {
 // Dial connects an identity to a service.
 func (a *Apart) Dial(t testing.TB, i *Identity, server string) *grpc.ClientConn {
 	t.Helper()
-	return i.Dial(t, server, a.addresses[server])
+	return i.Dial(t, serviceOf(server), a.addresses[server])
 }
 
 // RiskRules returns the file of risk's rules.

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
@@ -189,6 +190,19 @@ func Healthy(ctx context.Context, conn grpc.ClientConnInterface) error {
 	}
 	if response.GetStatus() != healthpb.HealthCheckResponse_SERVING {
 		return errors.New("health: " + response.GetStatus().String())
+	}
+	return nil
+}
+
+// Connected waits until a connection is made, so that the next call on it does not wait for a handshake.
+func Connected(ctx context.Context, conn *grpc.ClientConn) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	conn.Connect()
+	for s := conn.GetState(); s != connectivity.Ready; s = conn.GetState() {
+		if !conn.WaitForStateChange(ctx, s) {
+			return fmt.Errorf("connect to %s: %w; it is %v", conn.Target(), ctx.Err(), s)
+		}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package bank
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 	"testing"
@@ -15,6 +16,14 @@ func (a *Apart) Metric(t testing.TB, name, metric string) float64 {
 		t.Fatalf("%s has no metric %s", name, metric)
 	}
 	return sum
+}
+
+// Served returns how many calls of a method a process has answered with OK since its start.
+func (a *Apart) Served(t testing.TB, name, service, method string) int {
+	t.Helper()
+	// There is no such series before the first.
+	n, _ := a.metric(t, name, fmt.Sprintf(`grpc_server_handled_total{grpc_code="OK",grpc_method=%q,grpc_service=%q,grpc_type="unary"}`, method, service))
+	return int(n)
 }
 
 func (a *Apart) metric(t testing.TB, name, metric string) (sum float64, found bool) {
