@@ -126,7 +126,7 @@ func (c *crowd) choose(random *rand.Rand, client, i int) *mobilev1.TransferReque
 	}
 	return &mobilev1.TransferRequest{
 		CustomerId: payer.customer, RequestId: fmt.Sprintf("crowd-%02d-%06d", client, i), PayerAccountId: payer.id, PayeeAccountId: payee.id,
-		Amount: &moneyv1.Money{CurrencyCode: payer.currency, MinorUnits: amount}, Reference: fmt.Sprintf("%d of client %d", i, client),
+		Amount: &moneyv1.Money{CurrencyCode: payer.currency, MinorUnits: amount}, Reference: fmt.Sprintf("%d of client %d%70s", i, client, "."),
 	}
 }
 

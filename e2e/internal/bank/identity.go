@@ -65,13 +65,14 @@ func (i *Identity) Dial(t testing.TB, server, address string) *grpc.ClientConn {
 
 // Dial connects to a server of the mesh with any credentials. The connection is closed with the test. It does not wait for long
 // before it connects again, so that a test measures the mesh and not its client.
-func Dial(t testing.TB, address string, creds credentials.TransportCredentials) *grpc.ClientConn {
+func Dial(t testing.TB, address string, creds credentials.TransportCredentials, more ...grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
 	again := grpc.ConnectParams{
 		Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 250 * time.Millisecond},
 		MinConnectTimeout: 5 * time.Second,
 	}
-	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(creds), grpc.WithConnectParams(again))
+	opts := append([]grpc.DialOption{grpc.WithTransportCredentials(creds), grpc.WithConnectParams(again)}, more...)
+	conn, err := grpc.NewClient("passthrough:///"+address, opts...)
 	if err != nil {
 		t.Fatal(err)
 	}
