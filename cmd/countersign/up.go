@@ -20,6 +20,7 @@ type upCommand struct {
 	Policy       string        `placeholder:"FILE" help:"Who may call what; by default deploy/policy/bank.yaml beside --bin."`
 	Registration string        `placeholder:"FILE" help:"Which process gets which identity; by default deploy/registration/bank.yaml beside --bin."`
 	RiskRules    string        `placeholder:"FILE" help:"What risk holds against a payment; by default deploy/risk/bank.yaml beside --bin."`
+	DSN          string        `name:"dsn" env:"COUNTERSIGN_DSN" placeholder:"DSN" help:"Where accounts, payments, ledger and risk keep their state, such as postgres://bank@localhost/{service}: a database each, which must be there. By default a SQLite file each in --run-dir, where the audit trail is in any case."`
 	SVIDTTL      time.Duration `name:"svid-ttl" default:"2m" placeholder:"DURATION" help:"How long an SVID lives (${default}: short, so that rotation is seen)."`
 	AuthorityTTL time.Duration `placeholder:"DURATION" help:"How long the signing authority lives; by default the authority's own default."`
 	LogLevel     string        `default:"info" enum:"debug,info,warn,error" placeholder:"LEVEL" help:"What the programs log: debug, info, warn or error (${default})."`
@@ -97,7 +98,7 @@ func farewell(s *session) {
 	said := make(chan struct{})
 	go func() {
 		defer close(said)
-		s.out.Printf("%s\n", s.out.Say(console.Faint, "The mesh is down; nothing is left running. Its databases are in "+s.dir.Data()+"."))
+		s.out.Printf("%s\n", s.out.Say(console.Faint, "The mesh is down; nothing is left running. Its database files are in "+s.dir.Data()+"."))
 	}()
 	select {
 	case <-said:
@@ -118,7 +119,7 @@ func (c *upCommand) settings(s *session) (supervisor.Settings, error) {
 		bin = filepath.Dir(self)
 	}
 	return supervisor.Settings{
-		Dir: s.dir, Bin: bin, Policy: c.Policy, Registration: c.Registration, RiskRules: c.RiskRules, BasePort: c.BasePort,
+		Dir: s.dir, Bin: bin, Policy: c.Policy, Registration: c.Registration, RiskRules: c.RiskRules, DSN: c.DSN, BasePort: c.BasePort,
 		SVIDTTL: c.SVIDTTL, AuthorityTTL: c.AuthorityTTL, LogLevel: c.LogLevel,
 		StartTimeout: c.StartTimeout, StopTimeout: c.StopTimeout,
 	}, nil

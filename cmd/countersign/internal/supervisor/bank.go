@@ -5,6 +5,7 @@ import (
 	"net"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/rundir"
@@ -26,18 +27,19 @@ type service struct {
 	offset int
 	// tier is 1 above the highest of those it calls. The mesh stops from the highest tier down, so that nobody loses a service that
 	// it still needs to finish what it accepted.
-	tier   int
-	calls  []string
-	stores bool
+	tier  int
+	calls []string
+	// stores is whether it has a database, and bank whether what it keeps there is the bank's own: the audit trail is the mesh's.
+	stores, bank bool
 }
 
 func services() []service {
 	return []service{
 		{name: "gateway", offset: 0, tier: 5, calls: []string{"accounts", "payments", "ledger", "audit"}},
-		{name: "accounts", offset: 1, tier: 3, calls: []string{"ledger", "audit"}, stores: true},
-		{name: "payments", offset: 2, tier: 4, calls: []string{"accounts", "risk", "ledger", "audit"}, stores: true},
-		{name: "ledger", offset: 3, tier: 2, calls: []string{"audit"}, stores: true},
-		{name: "risk", offset: 4, tier: 2, calls: []string{"audit"}, stores: true},
+		{name: "accounts", offset: 1, tier: 3, calls: []string{"ledger", "audit"}, stores: true, bank: true},
+		{name: "payments", offset: 2, tier: 4, calls: []string{"accounts", "risk", "ledger", "audit"}, stores: true, bank: true},
+		{name: "ledger", offset: 3, tier: 2, calls: []string{"audit"}, stores: true, bank: true},
+		{name: "risk", offset: 4, tier: 2, calls: []string{"audit"}, stores: true, bank: true},
 		{name: "audit", offset: 5, tier: 1, stores: true},
 	}
 }
@@ -84,7 +86,11 @@ func programs(s Settings, trustDomain, socket string, ports map[int]int) []Progr
 		for _, callee := range svc.calls {
 			p.Args = append(p.Args, fmt.Sprintf("--%s=dns:///%s", callee, address(offsets[callee])))
 		}
-		if svc.stores {
+		switch {
+		case svc.bank && s.DSN != "":
+			// It may hold a password, and the arguments of a process are there for everybody on the machine to see.
+			p.Env = append(p.Env, strings.ToUpper(svc.name)+"_DSN="+strings.ReplaceAll(s.DSN, servicePlace, svc.name))
+		case svc.stores:
 			p.Args = append(p.Args, "--dsn=sqlite:"+filepath.Join(s.Dir.Data(), svc.name+".db"))
 		}
 		if svc.name == "risk" {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -85,6 +86,59 @@ func TestEveryProgramHasPortsOfItsOwn(t *testing.T) {
 	} {
 		if seen[address] != want {
 			t.Errorf("%s has %s, want %s", address, seen[address], want)
+		}
+	}
+}
+
+func TestWhereServicesKeepTheirState(t *testing.T) {
+	t.Parallel()
+	dir := tempDir(t)
+	for dsn, want := range map[string]map[string]string{
+		"": {"accounts": "file", "payments": "file", "ledger": "file", "risk": "file", "audit": "file"},
+		"postgres://bank:secret@db/bank_{service}?sslmode=verify-full&application_name={service}": {
+			"accounts": "ACCOUNTS_DSN=postgres://bank:secret@db/bank_accounts?sslmode=verify-full&application_name=accounts",
+			"payments": "PAYMENTS_DSN=postgres://bank:secret@db/bank_payments?sslmode=verify-full&application_name=payments",
+			"ledger":   "LEDGER_DSN=postgres://bank:secret@db/bank_ledger?sslmode=verify-full&application_name=ledger",
+			"risk":     "RISK_DSN=postgres://bank:secret@db/bank_risk?sslmode=verify-full&application_name=risk",
+			"audit":    "file", // audit verify reads it
+		},
+	} {
+		for _, p := range programs(Settings{Dir: dir, DSN: dsn}, "bank.test", "/api.sock", map[int]int{}) {
+			got := ""
+			if slices.Contains(p.Args, "--dsn=sqlite:"+filepath.Join(dir.Data(), p.Name+".db")) {
+				got = "file"
+			}
+			for _, variable := range p.Env {
+				if strings.Contains(variable, "_DSN=") {
+					got += variable
+				}
+			}
+			if got != want[p.Name] {
+				t.Errorf("%q: %s keeps its state in %q, want %q", dsn, p.Name, got, want[p.Name])
+			}
+			if strings.Contains(strings.Join(p.Args, " "), "secret") {
+				t.Errorf("everybody on the machine sees the password: %q", p.Args)
+			}
+		}
+	}
+}
+
+func TestADSNThatCannotBeRightIsRefused(t *testing.T) {
+	t.Parallel()
+	for dsn, want := range map[string]string{
+		"":                               "",
+		"postgres://localhost/{service}": "",
+		"sqlite:/tmp/{service}.db":       "",
+		"postgres://bank:secret@db/bank": "{service}",
+		"mysql://bank:secret@{service}":  "mysql",
+		"{service}":                      "kind",
+	} {
+		err := Settings{DSN: dsn}.checkDSN()
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q in it", dsn, err, want)
+		}
+		if err != nil && strings.Contains(err.Error(), "secret") {
+			t.Errorf("the error shows the password: %v", err)
 		}
 	}
 }

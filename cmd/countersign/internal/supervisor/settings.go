@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/rundir"
+	"github.com/countersign-mesh/countersign/pkg/settings"
 )
 
 // Settings say how to run the mesh.
@@ -21,6 +23,9 @@ type Settings struct {
 	// Policy, Registration and RiskRules are files. Empty ones are deploy/policy/bank.yaml, deploy/registration/bank.yaml and
 	// deploy/risk/bank.yaml in the directory that Bin is in.
 	Policy, Registration, RiskRules string
+	// DSN is where the bank keeps its state, with servicePlace where a database's name has that of its service. When it is empty each service
+	// has a SQLite file in Dir.
+	DSN string
 	// BasePort is the gateway's port, and the others follow from it; 0 chooses free ports.
 	BasePort int
 	// SVIDTTL and AuthorityTTL are how long SVIDs and the signing authority live; the authority's default when zero.
@@ -58,8 +63,27 @@ func (s Settings) resolve() (Settings, error) {
 		errs = append(errs, fmt.Errorf("--base-port: %d is not 0 (free ports) or 1 to %d: the mesh uses ports up to %d above it",
 			s.BasePort, 65535-authorityOffset, authorityOffset))
 	}
-	errs = append(errs, s.checkPrograms())
+	errs = append(errs, s.checkDSN(), s.checkPrograms())
 	return s, errors.Join(errs...)
+}
+
+// servicePlace is what the name of a service takes the place of in a DSN.
+const servicePlace = "{service}"
+
+// checkDSN says what is wrong with the DSN. It may hold a password, so it is not shown.
+func (s Settings) checkDSN() error {
+	if s.DSN == "" {
+		return nil
+	}
+	dsn := settings.DSN(s.DSN)
+	if err := dsn.Check(); err != nil {
+		return fmt.Errorf("--dsn: %w", err)
+	}
+	if !strings.Contains(s.DSN, servicePlace) {
+		return fmt.Errorf("--dsn: each service needs a database of its own, so %s must be a part of the name; right would be postgres://bank@localhost/%s",
+			servicePlace, servicePlace)
+	}
+	return nil
 }
 
 // checkPrograms says which programs are missing and how to make them.
