@@ -38,7 +38,7 @@ func (p *player) compromisedRisk(ctx context.Context) (err error) {
 	if err := p.reason(ctx, id); err != nil {
 		return err
 	}
-	return p.balances(" still", deposited-paid, paid)
+	return p.balances(" still")
 }
 
 // steal tries to move all that Alice has to Bob, past payments, and returns how it was refused.
@@ -46,8 +46,8 @@ func (p *player) steal(call func(method, traceParent string, request, response p
 	err := call(postTransfer, "", &ledgerv1.PostTransferRequest{
 		TransferId: "theft-" + p.run, Description: "nothing to see here",
 		Postings: []*ledgerv1.Posting{
-			{AccountId: p.alice.account, Amount: euros(paid - deposited)},
-			{AccountId: p.bob.account, Amount: euros(deposited - paid)},
+			{AccountId: p.alice.account, Amount: euros(p.sent - p.cash)},
+			{AccountId: p.bob.account, Amount: euros(p.cash - p.sent)},
 		},
 	}, &ledgerv1.PostTransferResponse{})
 	if refusal, ok := errors.AsType[*dial.StatusError](err); ok {

@@ -19,6 +19,7 @@ import (
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/console"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/dial"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/rundir"
+	accountsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/accounts/v1"
 	ledgerv1 "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
 	paymentsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/payments/v1"
 	auditv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/audit/v1"
@@ -70,6 +71,9 @@ func (p *player) chapters() []chapter {
 		{"Alice pays Bob, and each hop is decided by who calls", p.payBob},
 		{"The books balance", p.books},
 		{"Risk refuses a payment that is too large", p.overlarge},
+		{"Risk wants a person to look at a payment, and the operator approves it", p.review},
+		{"Bob's account is frozen", p.frozen},
+		{"Risk is away, and a payment waits for it", p.riskAway},
 		{"A risk service that was broken into tries to move money itself", p.compromisedRisk},
 		{"A phone is stolen, and its certificate revoked while it is connected", p.stolenPhone},
 		{"Callers without an identity of this mesh do not get past the handshake", p.strangers},
@@ -79,14 +83,17 @@ func (p *player) chapters() []chapter {
 
 // player is the story while it is played. Its customers are new each time, so that it can be played again.
 type player struct {
-	settings                Settings
-	out                     *console.Console
-	operator                *dial.Workload
-	payments, ledger, audit *grpc.ClientConn
-	mobile                  *actor.Actor
-	run                     string
-	alice, bob              customer
-	checks, differences     int
+	settings   Settings
+	out        *console.Console
+	operator   *dial.Workload
+	mobile     *actor.Actor
+	run        string
+	alice, bob customer
+	// cash is what Alice has paid in, and sent what she has sent Bob, in cents.
+	cash, sent          int64
+	checks, differences int
+
+	accounts, payments, ledger, audit *grpc.ClientConn
 }
 
 type customer struct{ name, id, account string }
@@ -100,7 +107,7 @@ func open(ctx context.Context, s Settings, out *console.Console) (*player, error
 	_, _ = rand.Read(run) // never fails
 	p := &player{settings: s, out: out, operator: operator, run: hex.EncodeToString(run)}
 	p.alice, p.bob = customer{name: "Alice", id: "alice-" + p.run}, customer{name: "Bob", id: "bob-" + p.run}
-	for name, conn := range map[string]**grpc.ClientConn{"payments": &p.payments, "ledger": &p.ledger, "audit": &p.audit} {
+	for name, conn := range map[string]**grpc.ClientConn{"accounts": &p.accounts, "payments": &p.payments, "ledger": &p.ledger, "audit": &p.audit} {
 		target, err := p.target(name)
 		if err == nil {
 			*conn, err = operator.Dial(target)
@@ -120,7 +127,7 @@ func (p *player) close() error {
 	if p.mobile != nil {
 		errs = append(errs, p.mobile.Close())
 	}
-	for _, conn := range []*grpc.ClientConn{p.payments, p.ledger, p.audit} {
+	for _, conn := range []*grpc.ClientConn{p.accounts, p.payments, p.ledger, p.audit} {
 		if conn != nil {
 			errs = append(errs, conn.Close())
 		}
@@ -157,6 +164,10 @@ func (p *player) target(name string) (dial.Target, error) {
 // id is the SPIFFE ID of a workload of the mesh.
 func (p *player) id(name string) string {
 	return "spiffe://" + p.settings.Mesh.TrustDomain + "/" + name
+}
+
+func (p *player) accountClient() accountsv1.AccountServiceClient {
+	return accountsv1.NewAccountServiceClient(p.accounts)
 }
 
 func (p *player) ledgerClient() ledgerv1.LedgerServiceClient {

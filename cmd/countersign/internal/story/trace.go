@@ -42,7 +42,8 @@ func paymentHops() []hop {
 		{"gateway", "payments", "/bank.payments.v1.PaymentService/CreatePayment"},
 		{"payments", "accounts", "/bank.accounts.v1.AccountService/GetAccount"},
 		{"payments", "risk", "/bank.risk.v1.RiskService/AssessPayment"},
-		{"payments", "ledger", "/bank.ledger.v1.LedgerService/PostTransfer"},
+		{"payments", "ledger", "/bank.ledger.v1.LedgerService/ReserveFunds"},
+		{"payments", "ledger", "/bank.ledger.v1.LedgerService/CaptureHold"},
 	}
 }
 
