@@ -83,6 +83,10 @@ soak: ## Test rotation, outage and revocation with the real binaries for long (S
 	COUNTERSIGN_SOAK=$${SOAK:-10m} go test -race -count=1 -timeout=2h -v -run '^Test(Rotation|AuthorityOutage|AuthorityKilled|Revocation)$$' ./e2e
 	COUNTERSIGN_SOAK=$${SOAK:-10m} go test -count=1 -timeout=1h -v -run '^Test(NothingIsLeftOfManyConnections|MalformedHandshakes)$$' ./pkg/transport
 
+.PHONY: soak-bank
+soak-bank: ## Kill the ledger, payments and the database hundreds of times while customers pay, and cut off those who watch; say what was seen
+	COUNTERSIGN_SOAK=$${SOAK:-10m} go test -race -count=1 -timeout=2h -v -run '^Test(KilledAtRandom|TwoReplicas|WatchesAreWhole|ReadersWhoDoNotRead)$$' ./e2e
+
 .PHONY: bench
 bench: ## Run all benchmarks
 	go test -run '^$$' -bench . -benchmem ./... $(addsuffix /...,$(addprefix ./services/,$(SERVICES)))

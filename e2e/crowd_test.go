@@ -182,7 +182,7 @@ func attempt(ctx context.Context, phone mobilev1.MobileBankServiceClient, random
 
 // askAgain reports whether an error leaves open what has become of a payment.
 func askAgain(err error) bool {
-	switch status.Code(err) { //nolint:exhaustive // every other code is the last word
+	switch status.Code(err) {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.ResourceExhausted:
 		return true
 	default:

@@ -59,7 +59,7 @@ func (r *Relay) accept() {
 		if err != nil {
 			return
 		}
-		to, err := net.Dial("tcp", r.to) //nolint:noctx // it is refused at once, or made at once
+		to, err := net.Dial("tcp", r.to)
 		if err != nil {
 			_ = from.Close()
 			continue

@@ -20,7 +20,7 @@ func (a *Apart) Replicate(t testing.TB, service string) string {
 		t.Fatal(err)
 	}
 	second := net.JoinHostPort(host, port)
-	l, err := net.Listen("tcp", second) //nolint:noctx // it ends at once
+	l, err := net.Listen("tcp", second)
 	if err != nil {
 		t.Skip("SKIP: there is no second loopback address here:", err)
 	}
