@@ -38,7 +38,8 @@ type told struct {
 type crowd struct {
 	accounts []account
 	seed     uint64
-	known    atomic.Int64 // how many payments have come to their end
+	known    atomic.Int64  // how many payments have come to their end
+	news     chan struct{} // one has
 
 	mu   sync.Mutex
 	told []told
@@ -68,7 +69,7 @@ func openCrowd(t *testing.T, mesh *bank.Apart, operator *bank.Identity, euro, do
 	t.Helper()
 	phone := mobilev1.NewMobileBankServiceClient(mesh.Dial(t, mesh.Identity(t, "mobile"), "gateway"))
 	counter := paymentsv1.NewPaymentServiceClient(mesh.Dial(t, operator, "payments"))
-	c := &crowd{seed: rand.Uint64()}
+	c := &crowd{seed: rand.Uint64(), news: make(chan struct{}, 1)}
 	t.Logf("the seed of what the clients do is %d", c.seed)
 	for i := range euro + dollar {
 		a := account{customer: fmt.Sprintf("crowd-%02d", i), currency: "EUR", cash: crowdCash}
@@ -155,6 +156,10 @@ func (c *crowd) payOne(t *testing.T, phone mobilev1.MobileBankServiceClient, ran
 			c.told = append(c.told, told{request: request, id: id, done: done})
 			c.mu.Unlock()
 			c.known.Add(1)
+			select {
+			case c.news <- struct{}{}:
+			default: // whoever waits for news has some
+			}
 			return true
 		}
 		select {
@@ -200,4 +205,18 @@ func (c *crowd) waitForSome(t *testing.T, n int64) {
 		}
 		return ""
 	})
+}
+
+// waitForNext waits until a payment comes to its end.
+func (c *crowd) waitForNext(t *testing.T) {
+	t.Helper()
+	late := time.NewTimer(crowdPatience)
+	defer late.Stop()
+	for range 2 { // the first may be long ago
+		select {
+		case <-c.news:
+		case <-late.C:
+			t.Fatalf("no payment has come to its end within %v", crowdPatience)
+		}
+	}
 }
