@@ -80,7 +80,7 @@ func concerns(p *paymentsv1.Payment, accountID string) bool {
 	return accountID == p.GetPayerAccountId() || p.GetState() == paymentsv1.PaymentState_PAYMENT_STATE_POSTED
 }
 
-// transfer returns a payment as one of its accounts sees it. Why it was refused or held is for the payer alone.
+// transfer returns a payment as one of its accounts sees it. Why it was refused or held is for the payer alone, and only when it was.
 func transfer(p *paymentsv1.Payment, accountID string) *mobilev1.Transfer {
 	t := &mobilev1.Transfer{
 		PaymentId:      p.GetPaymentId(),
@@ -91,7 +91,7 @@ func transfer(p *paymentsv1.Payment, accountID string) *mobilev1.Transfer {
 		Status:         transferStatus(p.GetState()),
 		UpdateTime:     p.GetUpdateTime(),
 	}
-	if accountID == p.GetPayerAccountId() {
+	if accountID == p.GetPayerAccountId() && t.GetStatus() != mobilev1.TransferStatus_TRANSFER_STATUS_PENDING {
 		for _, reason := range p.GetReasons() {
 			t.Reasons = append(t.Reasons, reason.GetMessage())
 		}
@@ -99,15 +99,19 @@ func transfer(p *paymentsv1.Payment, accountID string) *mobilev1.Transfer {
 	return t
 }
 
+// transferStatus says how a payment stands. To its customer it is under way while the bank works on it, whichever way it turns out in the
+// end; held is what waits for somebody to look at it, or for risk.
 func transferStatus(state paymentsv1.PaymentState) mobilev1.TransferStatus {
 	switch state {
-	case paymentsv1.PaymentState_PAYMENT_STATE_CREATED, paymentsv1.PaymentState_PAYMENT_STATE_ASSESSED:
+	case paymentsv1.PaymentState_PAYMENT_STATE_CREATED, paymentsv1.PaymentState_PAYMENT_STATE_ASSESSED,
+		paymentsv1.PaymentState_PAYMENT_STATE_HELD, paymentsv1.PaymentState_PAYMENT_STATE_UNKNOWN,
+		paymentsv1.PaymentState_PAYMENT_STATE_RELEASING:
 		return mobilev1.TransferStatus_TRANSFER_STATUS_PENDING
 	case paymentsv1.PaymentState_PAYMENT_STATE_POSTED:
 		return mobilev1.TransferStatus_TRANSFER_STATUS_DONE
 	case paymentsv1.PaymentState_PAYMENT_STATE_REFUSED:
 		return mobilev1.TransferStatus_TRANSFER_STATUS_REFUSED
-	case paymentsv1.PaymentState_PAYMENT_STATE_HELD:
+	case paymentsv1.PaymentState_PAYMENT_STATE_IN_REVIEW:
 		return mobilev1.TransferStatus_TRANSFER_STATUS_HELD
 	default:
 		return mobilev1.TransferStatus_TRANSFER_STATUS_UNSPECIFIED
