@@ -34,7 +34,7 @@ func main() {
 type config struct {
 	mesh.Flags `embed:""`
 
-	DSN      settings.DSN    `default:"sqlite:payments.db" help:"Where payments are kept, sqlite:PATH."`
+	DSN      settings.DSN    `default:"sqlite:payments.db" help:"Where payments are kept, sqlite:PATH or postgres://USER:PASSWORD@HOST/DATABASE."`
 	Audit    settings.Target `required:"" placeholder:"TARGET" help:"The audit service."`
 	Accounts settings.Target `required:"" placeholder:"TARGET" help:"The accounts service, asked whether both sides may take part."`
 	Risk     settings.Target `required:"" placeholder:"TARGET" help:"The risk service, asked before a payment is posted."`
@@ -65,10 +65,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		feed := activity.New(payments)
+		feed := activity.New(payments, activity.WithLogger(p.Log))
 		payer := machine.New(payments, around, feed, machine.WithLogger(p.Log))
 		p.Defer(payer.Close) // before the store is closed, after the calls that wait for a payment have been answered
 		p.Go("unfinished payments", payer.Work)
+		p.Go("changes by other replicas", feed.Poll)
 		paymentsv1.RegisterPaymentServiceServer(server, rpc.New(payer, payments, feed, p.Log))
 		return nil
 	})

@@ -1,12 +1,16 @@
 // Package activity lets watchers follow the changes of an account's payments.
 //
 // The changes are in a table; what passes between goroutines is only the news that there is something to read. So a watcher that is
-// slow, or away for a week, costs no memory: it reads on from its own position.
+// slow, or away for a week, costs no memory: it reads on from its own position. Changes of this process make news at once, those of other
+// processes on the same database within a second; see Poll.
 package activity
 
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,8 +23,8 @@ var ErrUnknownCursor = errors.New("cursor was not issued for this account")
 const (
 	// batch is how many changes a watcher holds at a time.
 	batch = 64
-	// defaultPoll is how often a watcher reads without news: it finds what another process on the same database has changed.
-	defaultPoll = 5 * time.Second
+	// defaultPoll is how often Poll looks for what another process on the same database has changed.
+	defaultPoll = time.Second
 )
 
 // Store reads changes.
@@ -29,12 +33,15 @@ type Store interface {
 	Changes(ctx context.Context, accountID string, after int64, limit int) ([]payment.Change, error)
 	// HasChange reports whether a sequence is that of a change of the account's payments.
 	HasChange(ctx context.Context, accountID string, sequence int64) (bool, error)
+	// Latest returns the sequence of the last change of each account's payments; accounts without changes are not in it.
+	Latest(ctx context.Context, accountIDs []string) (map[string]int64, error)
 }
 
 // Feed is the one place of news. It is safe for concurrent use.
 type Feed struct {
 	store Store
 	poll  time.Duration
+	log   *slog.Logger
 
 	mu       sync.Mutex
 	watchers map[string]map[chan struct{}]struct{} // by account
@@ -43,12 +50,15 @@ type Feed struct {
 // Option changes a default of New.
 type Option func(*Feed)
 
-// WithPoll sets how often a watcher reads without news; 5 s by default.
+// WithPoll sets how often Poll looks for what others have changed; 1 s by default.
 func WithPoll(d time.Duration) Option { return func(f *Feed) { f.poll = d } }
+
+// WithLogger sets where failures of Poll are logged; slog.Default by default.
+func WithLogger(log *slog.Logger) Option { return func(f *Feed) { f.log = log } }
 
 // New returns a Feed of the changes in a store.
 func New(store Store, opts ...Option) *Feed {
-	f := &Feed{store: store, poll: defaultPoll, watchers: map[string]map[chan struct{}]struct{}{}}
+	f := &Feed{store: store, poll: defaultPoll, log: slog.Default(), watchers: map[string]map[chan struct{}]struct{}{}}
 	for _, opt := range opts {
 		opt(f)
 	}
@@ -69,9 +79,52 @@ func (f *Feed) Changed(accountIDs ...string) {
 	}
 }
 
+// Poll makes news of what other processes on the same database have changed, until ctx ends; it then returns nil. However many watchers
+// there are, it reads the numbers of their accounts' last changes at once, and nothing while nobody watches.
+func (f *Feed) Poll(ctx context.Context) error {
+	tick := time.NewTicker(f.poll)
+	defer tick.Stop()
+	told := map[string]int64{} // by watched account, the last change that its watchers were told of here
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+		watched := f.watched()
+		latest, err := f.latest(ctx, watched)
+		if err != nil && ctx.Err() == nil {
+			f.log.WarnContext(ctx, "cannot look for changes that other processes have made", "error", err)
+		}
+		if err != nil {
+			continue
+		}
+		for id, sequence := range latest {
+			// Who has begun to watch since has read what was there: to be told once more costs a reading.
+			if sequence != told[id] {
+				f.Changed(id)
+			}
+		}
+		told = latest
+	}
+}
+
+func (f *Feed) latest(ctx context.Context, watched []string) (map[string]int64, error) {
+	if len(watched) == 0 {
+		return nil, nil //nolint:nilnil // a map that nobody writes to
+	}
+	return f.store.Latest(ctx, watched)
+}
+
+func (f *Feed) watched() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Collect(maps.Keys(f.watchers))
+}
+
 // Follow calls send with every change of an account's payments after a sequence, 0 being before the first: those that have
-// happened, then new ones as they happen. Each is sent once, in order. It returns when ctx ends or send fails, always
-// with an error.
+// happened, then new ones as they happen. Each is sent once, in order. It holds a few dozen changes at a time, however slow send is. It
+// returns when ctx ends or send fails, always with an error.
 func (f *Feed) Follow(ctx context.Context, accountID string, after int64, send func(payment.Change) error) error {
 	if after != 0 {
 		// A position past the end, after a restore from a backup, would otherwise wait in silence while changes go by.
@@ -86,8 +139,6 @@ func (f *Feed) Follow(ctx context.Context, accountID string, after int64, send f
 	// Before the first reading: what changes after the reading is news.
 	news := f.subscribe(accountID)
 	defer f.unsubscribe(accountID, news)
-	poll := time.NewTicker(f.poll)
-	defer poll.Stop()
 	for {
 		changes, err := f.store.Changes(ctx, accountID, after, batch)
 		if err != nil {
@@ -104,7 +155,6 @@ func (f *Feed) Follow(ctx context.Context, accountID string, after int64, send f
 		}
 		select {
 		case <-news:
-		case <-poll.C:
 		case <-ctx.Done():
 			return ctx.Err()
 		}

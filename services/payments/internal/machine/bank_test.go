@@ -6,13 +6,14 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
+	"github.com/countersign-mesh/countersign/pkg/database/databasetest"
 	"github.com/countersign-mesh/countersign/services/payments/internal/machine"
 	"github.com/countersign-mesh/countersign/services/payments/internal/payment"
 	"github.com/countersign-mesh/countersign/services/payments/internal/store"
@@ -20,12 +21,12 @@ import (
 
 func TestMain(m *testing.M) {
 	// Each check of the property restarts processes over a real file; what the command line says still wins.
-	for name, value := range map[string]string{"rapid.checks": "20", "rapid.steps": "20"} {
+	for name, value := range map[string]string{"rapid.checks": "15", "rapid.steps": "20"} {
 		if err := flag.Set(name, value); err != nil {
 			panic(err)
 		}
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(databasetest.Main{M: m})
 }
 
 // Where bank.fault is asked: "before" nothing has happened yet, "after" it has, but the answer gets lost.
@@ -33,8 +34,12 @@ const (
 	atAccounts     = "accounts"
 	beforeRisk     = "before risk"
 	afterRisk      = "after risk"
-	beforeLedger   = "before ledger"
+	beforeReserve  = "before reserve"
+	afterReserve   = "after reserve"
+	beforeLedger   = "before ledger" // is asked to post, out of a hold or without
 	afterLedger    = "after ledger"
+	beforeRelease  = "before release"
+	afterRelease   = "after release"
 	atByRequest    = "by request"
 	beforeCreate   = "before create"
 	afterCreate    = "after create"
@@ -47,40 +52,90 @@ const (
 // bank is everything around a machine that outlives its process: neighbours that keep their word about idempotency, and the
 // place of the database. fault, when it returns an error at some point, makes the call fail there.
 type bank struct {
-	path    string
-	longest time.Duration // to wait before a payment is tried again
-	log     slog.Handler
-	fault   func(ctx context.Context, at, paymentID string) error
+	dsn      string
+	observer *store.Store
+	longest  time.Duration // to wait before a payment is tried again
+	log      slog.Handler
+	ahead    atomic.Int64 // by how many nanoseconds the bank's clock is ahead of the real one
+	fault    func(ctx context.Context, at, paymentID string) error
+	refuse   func(p payment.Payment) error // the ledger's own answer to what it is asked to post
+	decide   func(p payment.Payment) payment.Verdict
 
 	mu       sync.Mutex
 	accounts map[string]payment.Account
-	decide   func(p payment.Payment) payment.Verdict
 	verdicts map[string]payment.Verdict // by payment
 	assessed int
 	posted   map[string]payment.Payment // by payment; each changed the balances once
+	holds    map[string]*hold           // by payment
 	attempts map[string]int             // by payment
 	balances map[string]int64
 	changed  []string
+	stored   map[string][]payment.State // by payment; the states that the database has taken
+	wrong    []string                   // what nobody may do
 }
 
-func newBank(dir string) *bank {
+// newBank returns a bank over a database, which it holds open until it is closed.
+func newBank(dsn string) (*bank, error) {
+	observer, err := store.Open(context.Background(), dsn)
+	if err != nil {
+		return nil, err
+	}
 	return &bank{
-		path:    filepath.Join(dir, "payments.db"),
-		longest: 4 * time.Millisecond,
-		log:     slog.DiscardHandler,
-		fault:   func(context.Context, string, string) error { return nil },
+		dsn:      dsn,
+		observer: observer,
+		longest:  4 * time.Millisecond,
+		log:      slog.DiscardHandler,
+		fault:    func(context.Context, string, string) error { return nil },
+		refuse:   func(payment.Payment) error { return nil },
 		accounts: map[string]payment.Account{
-			"acc-alice":  {CustomerID: "alice", CurrencyCode: "EUR", Open: true},
-			"acc-bob":    {CustomerID: "bob", CurrencyCode: "EUR", Open: true},
-			"acc-closed": {CustomerID: "bob", CurrencyCode: "EUR"},
-			"acc-dollar": {CustomerID: "bob", CurrencyCode: "USD", Open: true},
+			"acc-alice":  {CustomerID: "alice", CurrencyCode: "EUR", Status: payment.Open},
+			"acc-bob":    {CustomerID: "bob", CurrencyCode: "EUR", Status: payment.Open},
+			"acc-closed": {CustomerID: "bob", CurrencyCode: "EUR", Status: payment.Closed},
+			"acc-frozen": {CustomerID: "bob", CurrencyCode: "EUR", Status: payment.Frozen},
+			"acc-dollar": {CustomerID: "bob", CurrencyCode: "USD", Status: payment.Open},
 		},
 		decide:   func(payment.Payment) payment.Verdict { return payment.Allow },
 		verdicts: map[string]payment.Verdict{},
 		posted:   map[string]payment.Payment{},
+		holds:    map[string]*hold{},
 		attempts: map[string]int{},
+		stored:   map[string][]payment.State{},
 		balances: map[string]int64{"acc-alice": openingBalance},
+	}, nil
+}
+
+// openBank returns a bank over a SQLite file. What somebody did there that nobody may do fails the test in the end.
+func openBank(t *testing.T) *bank {
+	t.Helper()
+	return openBankOver(t, databasetest.SQLite(t))
+}
+
+func openBankOver(t *testing.T, dsn string) *bank {
+	t.Helper()
+	b, err := newBank(dsn)
+	if err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := b.observer.Close(); err != nil {
+			t.Error(err)
+		}
+		for _, wrong := range b.wrong {
+			t.Error(wrong)
+		}
+	})
+	return b
+}
+
+func (b *bank) now() time.Time { return time.Now().Add(time.Duration(b.ahead.Load())) }
+
+// use changes what an account may be used for.
+func (b *bank) use(id string, status payment.AccountStatus) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	account := b.accounts[id]
+	account.Status = status
+	b.accounts[id] = account
 }
 
 // Account implements machine.Accounts.
@@ -88,6 +143,8 @@ func (b *bank) Account(ctx context.Context, id string) (payment.Account, error) 
 	if err := b.fault(ctx, atAccounts, ""); err != nil {
 		return payment.Account{}, err
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	account, ok := b.accounts[id]
 	if !ok {
 		return payment.Account{}, payment.ErrNoAccount
@@ -117,33 +174,6 @@ func (b *bank) Assess(ctx context.Context, p payment.Payment) (payment.Verdict, 
 	return verdict, []payment.Reason{{Code: "AMOUNT_CEILING", Message: "too much"}}, nil
 }
 
-// Post implements machine.Ledger.
-func (b *bank) Post(ctx context.Context, p payment.Payment) error {
-	if err := b.fault(ctx, beforeLedger, p.ID); err != nil {
-		return err
-	}
-	if err := b.book(p); err != nil {
-		return err
-	}
-	return b.fault(ctx, afterLedger, p.ID)
-}
-
-func (b *bank) book(p payment.Payment) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.attempts[p.ID]++
-	if _, ok := b.posted[p.ID]; ok {
-		return nil
-	}
-	if p.Kind == payment.Transfer && b.balances[p.PayerAccountID] < p.Amount.MinorUnits {
-		return payment.ErrInsufficientFunds
-	}
-	b.posted[p.ID] = p
-	b.balances[p.PayerAccountID] -= p.Amount.MinorUnits
-	b.balances[p.PayeeAccountID] += p.Amount.MinorUnits
-	return nil
-}
-
 // Changed implements machine.News.
 func (b *bank) Changed(ids ...string) {
 	b.mu.Lock()
@@ -157,42 +187,6 @@ func (b *bank) postings() int {
 	return len(b.posted)
 }
 
-// faultyStore is a store whose calls fail where the bank says.
-type faultyStore struct {
-	*store.Store
-	bank *bank
-}
-
-func (s faultyStore) ByRequest(ctx context.Context, o payment.Order) (payment.Payment, error) {
-	if err := s.bank.fault(ctx, atByRequest, ""); err != nil {
-		return payment.Payment{}, err
-	}
-	return s.Store.ByRequest(ctx, o)
-}
-
-func (s faultyStore) Create(ctx context.Context, p payment.Payment) (payment.Payment, error) {
-	if err := s.bank.fault(ctx, beforeCreate, p.ID); err != nil {
-		return payment.Payment{}, err
-	}
-	stored, err := s.Store.Create(ctx, p)
-	return stored, errors.Join(err, s.bank.fault(ctx, afterCreate, p.ID))
-}
-
-func (s faultyStore) Get(ctx context.Context, id string) (payment.Payment, error) {
-	if err := s.bank.fault(ctx, atGet, id); err != nil {
-		return payment.Payment{}, err
-	}
-	return s.Store.Get(ctx, id)
-}
-
-func (s faultyStore) Advance(ctx context.Context, id string, from, to payment.State, reasons []payment.Reason, at time.Time) (payment.Payment, error) {
-	if err := s.bank.fault(ctx, beforeAdvance, id); err != nil {
-		return payment.Payment{}, err
-	}
-	stored, err := s.Store.Advance(ctx, id, from, to, reasons, at)
-	return stored, errors.Join(err, s.bank.fault(ctx, afterAdvance, id))
-}
-
 // process is a machine over the bank's database, as a process of the service has it.
 type process struct {
 	*machine.Machine
@@ -201,12 +195,13 @@ type process struct {
 }
 
 func (b *bank) start() (*process, error) {
-	s, err := store.Open(context.Background(), "sqlite:"+b.path)
+	s, err := store.Open(context.Background(), b.dsn)
 	if err != nil {
 		return nil, err
 	}
 	around := machine.Neighbours{Accounts: b, Risk: b, Ledger: b}
-	m := machine.New(faultyStore{s, b}, around, b, machine.WithBackoff(time.Millisecond, b.longest), machine.WithLogger(slog.New(b.log)))
+	m := machine.New(faultyStore{s, b}, around, b, machine.WithBackoff(time.Millisecond, b.longest), machine.WithLogger(slog.New(b.log)),
+		machine.WithClock(b.now), machine.WithPatience(time.Minute))
 	return &process{Machine: m, store: s, stop: func() error { return nil }}, nil
 }
 
@@ -241,9 +236,9 @@ func (b *bank) startFor(t *testing.T) *process {
 }
 
 // settle waits until no payment is under way.
-func (p *process) settle() error {
+func (b *bank) settle() error {
 	return eventually(func() bool {
-		ids, _, err := p.store.Unfinished(context.Background(), 0, 1)
+		ids, _, err := b.observer.Unfinished(context.Background(), 0, 1)
 		return err == nil && len(ids) == 0
 	})
 }

@@ -1,14 +1,7 @@
-// Package machine carries payments from state to state.
-//
-// A payment that is stored is never given up: a caller who leaves merely stops waiting for it, and one that could not be
-// finished, because a neighbour was away or the process ended, is taken up again by Work. Taking a step twice is safe, because
-// risk and the ledger both know a payment by its ID and answer a repeated question as they did first.
 package machine
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -16,13 +9,24 @@ import (
 	"github.com/countersign-mesh/countersign/services/payments/internal/payment"
 )
 
-// defaultRunTimeout bounds how long one run of a payment may take, retries of its calls included.
-const defaultRunTimeout = 15 * time.Second
+const (
+	// askTimeout bounds how long one run of a payment asks others, retries of its calls included, and storeTimeout how long after that it may
+	// take to store the answer.
+	askTimeout   = 15 * time.Second
+	storeTimeout = 10 * time.Second
+	// defaultPatience is how long a caller who stays waits for a run: what takes longer is answered as it stands, before the callers of
+	// the caller lose patience.
+	defaultPatience = 4 * time.Second
+)
 
 // Store keeps payments.
 type Store interface {
 	Orders
 	Steps
+	LateHolds
+	// Review stores what a person decided on a payment in review, with the step that follows. The error is payment.ErrNotFound, or
+	// payment.ErrNotInReview for a payment that is not, unless the last decision on it was the same.
+	Review(ctx context.Context, id string, review payment.Review) (payment.Payment, error)
 }
 
 // Orders finds and stores what callers ask for.
@@ -38,10 +42,18 @@ type Orders interface {
 type Steps interface {
 	// Get returns one payment, or payment.ErrNotFound.
 	Get(ctx context.Context, id string) (payment.Payment, error)
-	// Advance moves a payment from one state to the next, unless it is no longer in the first, and returns it as it then is.
-	Advance(ctx context.Context, id string, from, to payment.State, reasons []payment.Reason, at time.Time) (payment.Payment, error)
+	// Advance takes a payment one step further, unless it has another version by now, and returns it as it then is.
+	Advance(ctx context.Context, seen payment.Payment, step payment.Step) (payment.Payment, error)
 	// Unfinished returns at most limit payments under way after a position, and the position of the last.
 	Unfinished(ctx context.Context, after int64, limit int) (ids []string, last int64, err error)
+}
+
+// LateHolds keeps which refused payments may have a hold all the same.
+type LateHolds interface {
+	// LateHolds returns at most limit of them, whose holds are to be released by now.
+	LateHolds(ctx context.Context, now time.Time, limit int) (ids []string, err error)
+	// Released stores that there is no hold any more.
+	Released(ctx context.Context, id string) error
 }
 
 // Accounts knows accounts.
@@ -55,9 +67,18 @@ type Risk interface {
 	Assess(ctx context.Context, p payment.Payment) (payment.Verdict, []payment.Reason, error)
 }
 
-// Ledger posts payments, each once. When nothing was posted and nothing will be, the error is payment.ErrInsufficientFunds,
-// payment.ErrBalanceOutOfRange or wraps payment.ErrLedgerRejected. Any other error leaves open whether it was posted.
+// Ledger posts payments, each once: asked again, it answers as things then are. Its definite answers are nil and the errors that each method
+// names; any other error leaves open what it did.
 type Ledger interface {
+	// Reserve sets a transfer's money aside. It returns nil also when its own capture has taken it, and payment.ErrInsufficientFunds,
+	// ErrHoldReleased or ErrLedgerRejected.
+	Reserve(ctx context.Context, p payment.Payment) error
+	// Capture posts a transfer out of its hold. It returns payment.ErrInsufficientFunds, ErrBalanceOutOfRange, ErrHoldReleased,
+	// ErrHoldCaptured by another one, ErrNoHold or ErrLedgerRejected.
+	Capture(ctx context.Context, p payment.Payment) error
+	// Release makes what is set aside available again. It returns payment.ErrNoHold or ErrHoldCaptured.
+	Release(ctx context.Context, paymentID string) error
+	// Post posts a payment without a hold. It returns payment.ErrInsufficientFunds, ErrBalanceOutOfRange or ErrLedgerRejected.
 	Post(ctx context.Context, p payment.Payment) error
 }
 
@@ -80,7 +101,7 @@ type Machine struct {
 	news       News
 	log        *slog.Logger
 	clock      func() time.Time
-	runTimeout time.Duration
+	patience   time.Duration
 	backoff    backoff
 
 	life   context.Context //nolint:containedctx // of all runs, which outlive the calls that started them; ended by Close
@@ -103,6 +124,9 @@ func WithClock(now func() time.Time) Option { return func(m *Machine) { m.clock 
 // WithLogger sets where unfinished runs are logged; slog.Default by default.
 func WithLogger(log *slog.Logger) Option { return func(m *Machine) { m.log = log } }
 
+// WithPatience sets how long Create and Review wait for a payment before they answer it as it stands; 4 s by default.
+func WithPatience(d time.Duration) Option { return func(m *Machine) { m.patience = d } }
+
 // WithBackoff sets the shortest and the longest wait before an unfinished payment is tried again; 500 ms and 30 s by default.
 func WithBackoff(least, most time.Duration) Option {
 	return func(m *Machine) { m.backoff = backoff{least: least, most: most} }
@@ -116,7 +140,7 @@ func New(store Store, neighbours Neighbours, news News, opts ...Option) *Machine
 		news:       news,
 		log:        slog.Default(),
 		clock:      time.Now,
-		runTimeout: defaultRunTimeout,
+		patience:   defaultPatience,
 		backoff:    backoff{least: 500 * time.Millisecond, most: 30 * time.Second},
 		wake:       make(chan struct{}, 1),
 		runs:       map[string]*run{},
@@ -138,61 +162,6 @@ func (m *Machine) Close() error {
 	m.cancel()
 	m.group.Wait()
 	return nil
-}
-
-// Create makes a payment and runs it as far as it goes. The same order again answers the same payment. The error is
-// payment.ErrOutcomeUnknown when the payment goes on by itself, or may, and ctx's own when the caller did not wait.
-func (m *Machine) Create(ctx context.Context, order payment.Order) (payment.Payment, error) {
-	p, err := m.store.ByRequest(ctx, order)
-	if errors.Is(err, payment.ErrNotFound) {
-		p, err = m.begin(ctx, order)
-	}
-	if err != nil {
-		return payment.Payment{}, err
-	}
-	if !p.State.Unfinished() {
-		return p, nil
-	}
-	return m.start(ctx, p.ID).wait(ctx)
-}
-
-// begin checks that both sides may take part, and stores the payment.
-func (m *Machine) begin(ctx context.Context, order payment.Order) (payment.Payment, error) {
-	now := m.now()
-	p := payment.Payment{Order: order, ID: payment.NewID(), State: payment.Created, CreateTime: now, UpdateTime: now}
-	if order.Kind == payment.Transfer {
-		payer, err := m.participant(ctx, "paying", order.PayerAccountID, order.Amount)
-		if err != nil {
-			return payment.Payment{}, err
-		}
-		p.PayerCustomerID = payer.CustomerID
-	}
-	if _, err := m.participant(ctx, "paid", order.PayeeAccountID, order.Amount); err != nil {
-		return payment.Payment{}, err
-	}
-	stored, err := m.store.Create(ctx, p)
-	if err != nil {
-		// A caller who left during the commit leaves open whether the payment is stored. Work finds out.
-		m.wakeWork()
-		return payment.Payment{}, err
-	}
-	m.news.Changed(stored.Accounts()...)
-	return stored, nil
-}
-
-func (m *Machine) participant(ctx context.Context, side, accountID string, amount payment.Amount) (payment.Account, error) {
-	account, err := m.neighbours.Accounts.Account(ctx, accountID)
-	if err == nil {
-		err = account.Accepts(amount)
-	}
-	switch {
-	case err == nil:
-		return account, nil
-	case errors.Is(err, payment.ErrNoAccount), errors.Is(err, payment.ErrAccountClosed), errors.Is(err, payment.ErrOtherCurrency):
-		return payment.Account{}, &payment.AccountError{Side: side, Err: err}
-	default:
-		return payment.Account{}, fmt.Errorf("check the %s account: %w", side, err)
-	}
 }
 
 // now is the time in the precision that the store keeps.

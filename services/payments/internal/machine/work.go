@@ -2,11 +2,14 @@ package machine
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"math/rand/v2"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/countersign-mesh/countersign/services/payments/internal/payment"
 )
 
 const (
@@ -56,16 +59,20 @@ func (m *Machine) sweep(ctx context.Context, running *errgroup.Group) error {
 			return err
 		}
 		if len(ids) == 0 {
-			m.forget(began, unfinished)
-			return nil
+			m.tidy(began, unfinished)
+			return m.releaseLate(ctx, running)
 		}
 		for _, id := range ids {
 			unfinished[id] = true
-			if !m.due(id, began) {
+			if m.running(id) || !m.due(id) {
 				continue
 			}
 			running.Go(func() error {
-				_, _ = m.start(ctx, id).wait(ctx) // logged by the run
+				r := m.start(ctx, payment.Payment{ID: id})
+				select {
+				case <-r.done: // what it has come to is logged by the run
+				case <-ctx.Done():
+				}
 				return nil
 			})
 		}
@@ -76,16 +83,53 @@ func (m *Machine) sweep(ctx context.Context, running *errgroup.Group) error {
 	}
 }
 
-// due reports whether a payment is to be run at a time: not while it runs, and not so soon after a run that failed.
-func (m *Machine) due(id string, at time.Time) bool {
+// releaseLate starts to release what was set aside for payments that had been refused.
+func (m *Machine) releaseLate(ctx context.Context, running *errgroup.Group) error {
+	ids, err := m.store.LateHolds(ctx, m.now(), sweepPage)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		running.Go(func() error {
+			err := m.neighbours.Ledger.Release(ctx, id)
+			if errors.Is(err, payment.ErrHoldCaptured) { // by whom? Nobody asks to capture for a payment that never was held
+				m.log.ErrorContext(ctx, "the hold of a refused payment was captured", "payment_id", id)
+			} else if err != nil && !errors.Is(err, payment.ErrNoHold) {
+				m.log.WarnContext(ctx, "cannot release what may be set aside for a refused payment", "payment_id", id, "error", err)
+				return nil // it stays due
+			}
+			if err := m.store.Released(ctx, id); err != nil && ctx.Err() == nil {
+				m.log.WarnContext(ctx, "released what was set aside for a refused payment, and does so again", "payment_id", id, "error", err)
+			}
+			return nil
+		})
+	}
+	return nil
+}
+
+func (m *Machine) running(id string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	_, runs := m.runs[id]
-	return !runs && !m.retries[id].due.After(at)
+	return runs
 }
 
-// forget drops what was due by the beginning of a sweep that did not find it: another process has finished it.
-func (m *Machine) forget(began time.Time, unfinished map[string]bool) {
+// due reports whether a payment is to be run by now: not so soon after a run that failed.
+func (m *Machine) due(id string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return !m.retries[id].due.After(time.Now())
+}
+
+// forget makes a payment be due, as if no run of it had failed.
+func (m *Machine) forget(id string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.retries, id)
+}
+
+// tidy drops what was due by the beginning of a sweep that did not find it: another process has finished it.
+func (m *Machine) tidy(began time.Time, unfinished map[string]bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	maps.DeleteFunc(m.retries, func(id string, r retry) bool { return !unfinished[id] && !r.due.After(began) })

@@ -1,43 +1,19 @@
 // Package payment says what a payment is and which ways it may take.
 //
-// A transfer goes created → assessed → posted; risk may refuse or hold it instead of agreeing, and so may the ledger: it refuses for
-// want of money or of room, and what it can never take is held for a person. A cash deposit needs nobody's consent and goes created →
-// posted. Each state is stored before the step that follows from it is taken, so that whatever happens in between, what is stored
-// says what to do next.
+// A transfer goes created → assessed → held → posted: risk agrees, the ledger sets the money aside, and posts it out of that. A cash
+// deposit needs nobody's consent and no money of a customer's, and goes created → posted. Everything else is a way around a trouble: in
+// review when a person has to look, unknown when the ledger was asked to post and has not answered, releasing on the way to refused when
+// money is set aside. Each state is stored before the step that follows from it is taken, so that whatever happens in between, what is
+// stored says what may have been sent, and what to do next. The whole table is in package machine.
 package payment
 
 import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
-)
-
-// The ways in which payments says no.
-var (
-	ErrNotFound      = errors.New("no such payment")
-	ErrRequestReused = errors.New("the request_id was used for other content; choose a new one")
-	// ErrOutcomeUnknown means that the payment is stored or may be, and goes on by itself.
-	ErrOutcomeUnknown = errors.New("the outcome is not yet known; send the same request again")
-	// ErrAway means that nothing was stored, because a neighbour that has to be asked first gave no answer.
-	ErrAway = errors.New("a service that has to be asked first cannot be reached; send the same request again")
-	// ErrInsufficientFunds is the ledger's refusal of a transfer for want of money.
-	ErrInsufficientFunds = errors.New("insufficient funds")
-	// ErrBalanceOutOfRange is the ledger's refusal of a payment after which a balance would be larger than the books can hold.
-	ErrBalanceOutOfRange = errors.New("balance out of range")
-	// ErrLedgerRejected means that the ledger has posted nothing and never will: what it was sent is wrong in itself, or something
-	// else is in the books under the payment's ID. Trying again changes nothing.
-	ErrLedgerRejected = errors.New("the ledger rejects the payment")
-)
-
-// The codes of the reasons that come from the ledger's answer.
-const (
-	CodeInsufficientFunds = "INSUFFICIENT_FUNDS"
-	CodeBalanceOutOfRange = "BALANCE_OUT_OF_RANGE"
-	CodeLedgerRejected    = "LEDGER_REJECTED"
 )
 
 // Kind says where a payment's money comes from. The zero value is no kind.
@@ -57,41 +33,6 @@ func (k Kind) String() string {
 	return [...]string{"transfer", "cash_deposit"}[k-Transfer]
 }
 
-// State is how far a payment has come. The zero value is no state.
-type State int
-
-// The states of a payment.
-const (
-	Created State = iota + 1
-	Assessed
-	Posted
-	Refused
-	Held
-)
-
-// Unfinished reports whether there is a next step that needs no person.
-func (s State) Unfinished() bool { return s == Created || s == Assessed }
-
-// String returns the state's name.
-func (s State) String() string {
-	if s < Created || s > Held {
-		return fmt.Sprintf("state %d", int(s))
-	}
-	return [...]string{"created", "assessed", "posted", "refused", "held"}[s-Created]
-}
-
-// MayBecome reports whether a payment of the kind may change from one state to another.
-func (k Kind) MayBecome(from, to State) bool {
-	switch {
-	case k == Transfer && from == Created:
-		return to == Assessed || to == Refused || to == Held
-	case k == Transfer && from == Assessed, k == CashDeposit && from == Created:
-		return to == Posted || to == Refused || to == Held
-	default:
-		return false
-	}
-}
-
 // Verdict is what risk thinks of a payment. The zero value is no verdict and allows nothing.
 type Verdict int
 
@@ -106,12 +47,6 @@ const (
 type Amount struct {
 	CurrencyCode string
 	MinorUnits   int64
-}
-
-// Reason says why a payment was refused or held.
-type Reason struct {
-	Code    string `json:"code"`
-	Message string `json:"message"`
 }
 
 // Order is the wish for a payment, as a caller sends it.
@@ -149,7 +84,12 @@ type Payment struct {
 	PayerCustomerID string
 	State           State
 	Reasons         []Reason
-	CreateTime      time.Time
+	// Version grows with every change. Who changes a payment names the version that he has seen, since a payment may be in the same state
+	// again.
+	Version int64
+	// Hold says that money was set aside for it under its ID. What has none is posted without.
+	Hold       bool
+	CreateTime time.Time
 	// UpdateTime is when the state last changed.
 	UpdateTime time.Time
 }
@@ -174,8 +114,8 @@ type Page struct {
 
 // Change is one change of state, seen from one account.
 type Change struct {
-	// Sequence grows with every change.
+	// Sequence grows with every change of the account's payments, in the order in which they can be seen.
 	Sequence int64
-	// Payment is the payment in the state that it changed to.
+	// Payment is the payment in the state that it changed to, without its version and whether it had a hold.
 	Payment Payment
 }

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/countersign-mesh/countersign/pkg/database/databasetest"
 	"github.com/countersign-mesh/countersign/pkg/mesh"
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
 	accountsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/accounts/v1"
@@ -29,7 +30,7 @@ import (
 	"github.com/countersign-mesh/countersign/services/payments/internal/store"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(databasetest.Main{M: m}) }
 
 const (
 	alice  = "acc-aaaaaaaaaaaaaaaaaaaaaaaaaa"
@@ -37,6 +38,7 @@ const (
 	closed = "acc-cccccccccccccccccccccccccc"
 	dollar = "acc-dddddddddddddddddddddddddd"
 	nobody = "acc-eeeeeeeeeeeeeeeeeeeeeeeeee"
+	frozen = "acc-ffffffffffffffffffffffffff"
 )
 
 // around is the three neighbours. A hook, when there is one, is asked first; its error is the answer.
@@ -49,8 +51,9 @@ type around struct {
 	hooks    map[string]func(ctx context.Context) error // by method
 	verdict  *riskv1.AssessPaymentResponse
 	assessed []*riskv1.AssessPaymentRequest
-	posted   map[string]*ledgerv1.PostTransferRequest
-	calls    map[string]int // by method
+	books    books
+	frozen   map[string]bool // by account
+	calls    map[string]int  // by method
 }
 
 // on sets the hook of a method; nil takes it away.
@@ -87,6 +90,11 @@ func (a *around) GetAccount(ctx context.Context, req *accountsv1.GetAccountReque
 	case dollar:
 		account.CurrencyCode = "USD"
 	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.frozen[req.GetAccountId()] {
+		account.Status = accountsv1.AccountStatus_ACCOUNT_STATUS_FROZEN
+	}
 	return &accountsv1.GetAccountResponse{Account: account}, nil
 }
 
@@ -100,31 +108,6 @@ func (a *around) AssessPayment(ctx context.Context, req *riskv1.AssessPaymentReq
 	return a.verdict, nil
 }
 
-// PostTransfer posts, then asks the hook: its error is an answer that got lost. A hook on "BeforePost" comes before.
-func (a *around) PostTransfer(ctx context.Context, req *ledgerv1.PostTransferRequest) (*ledgerv1.PostTransferResponse, error) {
-	if err := a.enter(ctx, "BeforePost"); err != nil {
-		return nil, err
-	}
-	a.mu.Lock()
-	earlier, ok := a.posted[req.GetTransferId()]
-	if ok && !proto.Equal(earlier, req) {
-		a.mu.Unlock()
-		return nil, status.Error(codes.AlreadyExists, "other content")
-	}
-	a.posted[req.GetTransferId()] = req
-	a.mu.Unlock()
-	if err := a.enter(ctx, "PostTransfer"); err != nil {
-		return nil, err
-	}
-	return &ledgerv1.PostTransferResponse{TransferId: req.GetTransferId()}, nil
-}
-
-func (a *around) postings() int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return len(a.posted)
-}
-
 // bank is the payments service among its neighbours, each served under its own identity and the bank's policy.
 type bank struct {
 	*around
@@ -134,18 +117,24 @@ type bank struct {
 
 func newBank(t *testing.T) *bank {
 	t.Helper()
+	return newBankOver(t, databasetest.SQLite(t))
+}
+
+func newBankOver(t *testing.T, dsn string) *bank {
+	t.Helper()
 	b := &bank{mesh: meshtest.Open(t, "bank.test", filepath.Join("..", "..", "..", "..", "deploy", "policy", "bank.yaml")), around: &around{
 		hooks:   map[string]func(context.Context) error{},
 		verdict: &riskv1.AssessPaymentResponse{Verdict: riskv1.Verdict_VERDICT_ALLOW},
-		posted:  map[string]*ledgerv1.PostTransferRequest{},
+		books:   books{holds: map[string]*ledgerv1.Hold{}, posted: map[string]proto.Message{}},
+		frozen:  map[string]bool{frozen: true},
 		calls:   map[string]int{},
 	}}
-	b.addr = b.mesh.Serve(t, "/payments", b.service(t))
+	b.addr = b.mesh.Serve(t, "/payments", b.service(t, dsn))
 	return b
 }
 
 // service puts the payments service together as main does.
-func (b *bank) service(t *testing.T) func(grpc.ServiceRegistrar) {
+func (b *bank) service(t *testing.T, dsn string) func(grpc.ServiceRegistrar) {
 	t.Helper()
 	dial := func(path string, register func(grpc.ServiceRegistrar)) *grpc.ClientConn {
 		return b.mesh.Dial(t, "/payments", path, b.mesh.Serve(t, path, register), mesh.WithServiceConfig(neighbours.ServiceConfig))
@@ -154,11 +143,11 @@ func (b *bank) service(t *testing.T) func(grpc.ServiceRegistrar) {
 	risk := dial("/risk", func(r grpc.ServiceRegistrar) { riskv1.RegisterRiskServiceServer(r, b) })
 	ledger := dial("/ledger", func(r grpc.ServiceRegistrar) { ledgerv1.RegisterLedgerServiceServer(r, b) })
 	log := slog.New(slog.DiscardHandler)
-	s, err := store.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "payments.db"))
+	s, err := store.Open(t.Context(), dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
-	feed := activity.New(s, activity.WithPoll(time.Hour))
+	feed := activity.New(s)
 	m := machine.New(s, machine.Neighbours{
 		Accounts: neighbours.NewAccounts(accounts), Risk: neighbours.NewRisk(risk), Ledger: neighbours.NewLedger(ledger),
 	}, feed, machine.WithLogger(log), machine.WithBackoff(5*time.Millisecond, 50*time.Millisecond))
@@ -201,8 +190,6 @@ func wantStatus(t *testing.T, err error, code codes.Code, text string) {
 		t.Errorf("%s: %q, want %s: %q", s.Code(), s.Message(), code, text)
 	}
 }
-
-const outcomeUnknown = "the outcome is not yet known; send the same request again"
 
 // becomes waits until a payment has a state.
 func becomes(t *testing.T, c paymentsv1.PaymentServiceClient, id string, want paymentsv1.PaymentState) *paymentsv1.Payment {

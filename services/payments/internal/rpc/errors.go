@@ -44,6 +44,7 @@ func (s *Server) status(ctx context.Context, err error) error {
 		{payment.ErrAway, codes.Unavailable},
 		{payment.ErrNotFound, codes.NotFound},
 		{payment.ErrRequestReused, codes.AlreadyExists},
+		{payment.ErrNotInReview, codes.FailedPrecondition},
 		{pagetoken.ErrInvalid, codes.InvalidArgument},
 		{activity.ErrUnknownCursor, codes.InvalidArgument},
 		{context.Canceled, codes.Canceled},

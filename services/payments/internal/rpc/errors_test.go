@@ -3,13 +3,17 @@ package rpc_test
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"io"
 	"log/slog"
 	"testing"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/countersign-mesh/countersign/pkg/identity"
 	paymentsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/payments/v1"
 	"github.com/countersign-mesh/countersign/services/payments/internal/payment"
 	"github.com/countersign-mesh/countersign/services/payments/internal/rpc"
@@ -64,6 +68,48 @@ func TestTheEndOfAStreamIsNoFailureOfAWatch(t *testing.T) {
 			if log.Len() != 0 {
 				t.Errorf("logged: %s", &log)
 			}
+		})
+	}
+}
+
+// operator is a connection of the operator's.
+type operator struct{}
+
+func (operator) AuthType() string { return "test" }
+
+func (operator) Peer() *identity.Peer { return &identity.Peer{} }
+
+// answering is a maker of payments that answers an error to everything.
+type answering struct{ err error }
+
+func (a answering) Create(context.Context, payment.Order) (payment.Payment, error) {
+	return payment.Payment{}, a.err
+}
+
+func (a answering) Review(context.Context, string, payment.Decision, string) (payment.Payment, error) {
+	return payment.Payment{}, a.err
+}
+
+func TestACallerIsToldWhatIsKnownAndNotWhy(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		err  error
+		code codes.Code
+		text string
+	}{
+		"nobody knows whether it is stored": {fmt.Errorf("store: %w: %w", payment.ErrOutcomeUnknown, io.ErrUnexpectedEOF), codes.Unavailable, "the outcome is not yet known; send the same request again"},
+		"not even whether the caller left":  {fmt.Errorf("store: %w: %w", payment.ErrOutcomeUnknown, context.Canceled), codes.Unavailable, "the outcome is not yet known; send the same request again"},
+		"there is nothing to decide on":     {fmt.Errorf("store: %w", payment.ErrNotInReview), codes.FailedPrecondition, notInReview},
+		"something broke":                   {io.ErrUnexpectedEOF, codes.Internal, "internal error"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := rpc.New(answering{test.err}, nil, nil, slog.New(slog.DiscardHandler))
+			ctx := peer.NewContext(t.Context(), &peer.Peer{AuthInfo: operator{}})
+			_, err := server.CreatePayment(ctx, request("request-1"))
+			wantStatus(t, err, test.code, test.text)
+			_, err = server.ReviewPayment(ctx, &paymentsv1.ReviewPaymentRequest{})
+			wantStatus(t, err, test.code, test.text)
 		})
 	}
 }

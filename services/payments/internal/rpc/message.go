@@ -54,7 +54,25 @@ func state(s payment.State) paymentsv1.PaymentState {
 		return paymentsv1.PaymentState_PAYMENT_STATE_REFUSED
 	case payment.Held:
 		return paymentsv1.PaymentState_PAYMENT_STATE_HELD
+	case payment.InReview:
+		return paymentsv1.PaymentState_PAYMENT_STATE_IN_REVIEW
+	case payment.Unknown:
+		return paymentsv1.PaymentState_PAYMENT_STATE_UNKNOWN
+	case payment.Releasing:
+		return paymentsv1.PaymentState_PAYMENT_STATE_RELEASING
 	default:
 		return paymentsv1.PaymentState_PAYMENT_STATE_UNSPECIFIED
+	}
+}
+
+// decision returns the zero Decision for what is none.
+func decision(d paymentsv1.ReviewDecision) payment.Decision {
+	switch d {
+	case paymentsv1.ReviewDecision_REVIEW_DECISION_APPROVE:
+		return payment.Approve
+	case paymentsv1.ReviewDecision_REVIEW_DECISION_REFUSE:
+		return payment.Reject
+	default:
+		return 0
 	}
 }

@@ -21,6 +21,8 @@ const defaultPageSize = 50
 type Maker interface {
 	// Create makes a payment and runs it as far as it goes.
 	Create(ctx context.Context, order payment.Order) (payment.Payment, error)
+	// Review stores what a person decided on a payment in review, and runs it as far as it goes.
+	Review(ctx context.Context, id string, decision payment.Decision, by string) (payment.Payment, error)
 }
 
 // Reader finds payments.
@@ -84,16 +86,37 @@ func (s *Server) DepositCash(ctx context.Context, req *paymentsv1.DepositCashReq
 
 // create makes a payment in the name of the calling service, which its certificate says and nothing in the request does.
 func (s *Server) create(ctx context.Context, order payment.Order) (payment.Payment, error) {
-	peer, ok := identity.FromContext(ctx)
-	if !ok {
-		return payment.Payment{}, status.Error(codes.Unauthenticated, "the caller's identity is not known")
+	var err error
+	if order.Caller, err = caller(ctx); err != nil {
+		return payment.Payment{}, err
 	}
-	order.Caller = peer.ID.String()
 	p, err := s.maker.Create(ctx, order)
 	if err != nil {
 		return payment.Payment{}, s.status(ctx, err)
 	}
 	return p, nil
+}
+
+// ReviewPayment implements PaymentService.
+func (s *Server) ReviewPayment(ctx context.Context, req *paymentsv1.ReviewPaymentRequest) (*paymentsv1.ReviewPaymentResponse, error) {
+	by, err := caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p, err := s.maker.Review(ctx, req.GetPaymentId(), decision(req.GetDecision()), by)
+	if err != nil {
+		return nil, s.status(ctx, err)
+	}
+	return &paymentsv1.ReviewPaymentResponse{Payment: message(p)}, nil
+}
+
+// caller returns the SPIFFE ID of the calling service.
+func caller(ctx context.Context) (string, error) {
+	peer, ok := identity.FromContext(ctx)
+	if !ok {
+		return "", status.Error(codes.Unauthenticated, "the caller's identity is not known")
+	}
+	return peer.ID.String(), nil
 }
 
 // GetPayment implements PaymentService.

@@ -2,15 +2,16 @@ package rpc_test
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 
+	"github.com/countersign-mesh/countersign/pkg/database/databasetest"
 	ledgerv1 "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
 	paymentsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/payments/v1"
 	riskv1 "github.com/countersign-mesh/countersign/proto/gen/bank/risk/v1"
@@ -38,10 +39,16 @@ func TestAPaymentGoesFromTheWishToTheBooks(t *testing.T) {
 	}}, b.assessed, protocmp.Transform()); diff != "" {
 		t.Errorf("what risk was asked: -want +got:\n%s", diff)
 	}
-	if diff := cmp.Diff(map[string]*ledgerv1.PostTransferRequest{p.GetPaymentId(): {
-		TransferId: p.GetPaymentId(), Description: "rent",
+	if diff := cmp.Diff(map[string]*ledgerv1.Hold{p.GetPaymentId(): {
+		HoldId: p.GetPaymentId(), AccountId: alice, Amount: eur(1234),
+		State: ledgerv1.HoldState_HOLD_STATE_CAPTURED, TransferId: p.GetPaymentId(),
+	}}, b.books.holds, protocmp.Transform()); diff != "" {
+		t.Errorf("what was set aside: -want +got:\n%s", diff)
+	}
+	if diff := cmp.Diff(map[string]proto.Message{p.GetPaymentId(): &ledgerv1.CaptureHoldRequest{
+		HoldId: p.GetPaymentId(), TransferId: p.GetPaymentId(), Description: "rent",
 		Postings: []*ledgerv1.Posting{{AccountId: alice, Amount: eur(-1234)}, {AccountId: bob, Amount: eur(1234)}},
-	}}, b.posted, protocmp.Transform()); diff != "" {
+	}}, b.books.posted, protocmp.Transform()); diff != "" {
 		t.Errorf("what the ledger was told: -want +got:\n%s", diff)
 	}
 }
@@ -57,10 +64,10 @@ func TestADepositComesOutOfTheVaultAndRiskIsNotAsked(t *testing.T) {
 	if p.GetState() != paymentsv1.PaymentState_PAYMENT_STATE_POSTED || p.GetKind() != paymentsv1.PaymentKind_PAYMENT_KIND_CASH_DEPOSIT {
 		t.Errorf("a %s that is %s", p.GetKind(), p.GetState())
 	}
-	if diff := cmp.Diff(map[string]*ledgerv1.PostTransferRequest{p.GetPaymentId(): {
+	if diff := cmp.Diff(map[string]proto.Message{p.GetPaymentId(): &ledgerv1.PostTransferRequest{
 		TransferId: p.GetPaymentId(), Description: "Cash deposit",
 		Postings: []*ledgerv1.Posting{{AccountId: "bank-cash", Amount: eur(-500)}, {AccountId: alice, Amount: eur(500)}},
-	}}, b.posted, protocmp.Transform()); diff != "" {
+	}}, b.books.posted, protocmp.Transform()); diff != "" {
 		t.Errorf("what the ledger was told: -want +got:\n%s", diff)
 	}
 	if len(b.assessed) != 0 {
@@ -71,24 +78,32 @@ func TestADepositComesOutOfTheVaultAndRiskIsNotAsked(t *testing.T) {
 func TestARefusalIsNoError(t *testing.T) {
 	t.Parallel()
 	reason := &riskv1.Reason{Code: "AMOUNT_CEILING", Message: "too much"}
+	const allow = riskv1.Verdict_VERDICT_ALLOW
+	const refused, review = paymentsv1.PaymentState_PAYMENT_STATE_REFUSED, paymentsv1.PaymentState_PAYMENT_STATE_IN_REVIEW
 	for name, test := range map[string]struct {
 		verdict riskv1.Verdict
+		method  string
 		ledger  error
 		state   paymentsv1.PaymentState
 		reason  string
 	}{
-		"risk refuses":                          {riskv1.Verdict_VERDICT_REFUSE, nil, paymentsv1.PaymentState_PAYMENT_STATE_REFUSED, "AMOUNT_CEILING"},
-		"risk holds":                            {riskv1.Verdict_VERDICT_HOLD, nil, paymentsv1.PaymentState_PAYMENT_STATE_HELD, "AMOUNT_CEILING"},
-		"the ledger refuses for want of money":  {riskv1.Verdict_VERDICT_ALLOW, precondition("INSUFFICIENT_FUNDS"), paymentsv1.PaymentState_PAYMENT_STATE_REFUSED, "INSUFFICIENT_FUNDS"},
-		"the ledger refuses for want of room":   {riskv1.Verdict_VERDICT_ALLOW, precondition("BALANCE_OUT_OF_RANGE"), paymentsv1.PaymentState_PAYMENT_STATE_REFUSED, "BALANCE_OUT_OF_RANGE"},
-		"the ledger takes it for invalid":       {riskv1.Verdict_VERDICT_ALLOW, status.Error(codes.InvalidArgument, "no"), paymentsv1.PaymentState_PAYMENT_STATE_HELD, "LEDGER_REJECTED"},
-		"the ledger has another under its name": {riskv1.Verdict_VERDICT_ALLOW, status.Error(codes.AlreadyExists, "no"), paymentsv1.PaymentState_PAYMENT_STATE_HELD, "LEDGER_REJECTED"},
+		"risk refuses":                                 {riskv1.Verdict_VERDICT_REFUSE, "", nil, refused, "AMOUNT_CEILING"},
+		"risk holds":                                   {riskv1.Verdict_VERDICT_HOLD, "", nil, review, "AMOUNT_CEILING"},
+		"there is too little to set aside":             {allow, "BeforeReserveFunds", precondition("INSUFFICIENT_FUNDS"), refused, "INSUFFICIENT_FUNDS"},
+		"the hold's name is another's":                 {allow, "BeforeReserveFunds", status.Error(codes.AlreadyExists, "no"), review, "LEDGER_REJECTED"},
+		"the ledger refuses for want of money":         {allow, "BeforePost", precondition("INSUFFICIENT_FUNDS"), refused, "INSUFFICIENT_FUNDS"},
+		"the ledger refuses for want of room":          {allow, "BeforePost", precondition("BALANCE_OUT_OF_RANGE"), refused, "BALANCE_OUT_OF_RANGE"},
+		"the ledger takes it for invalid":              {allow, "BeforePost", status.Error(codes.InvalidArgument, "no"), review, "LEDGER_REJECTED"},
+		"the ledger has another under its name":        {allow, "BeforePost", status.Error(codes.AlreadyExists, "no"), review, "LEDGER_REJECTED"},
+		"the ledger knows nothing of the hold":         {allow, "BeforePost", status.Error(codes.NotFound, "no"), review, "LEDGER_REJECTED"},
+		"another transfer has taken what was held":     {allow, "BeforePost", precondition("HOLD_CAPTURED"), review, "LEDGER_REJECTED"},
+		"what was held is available again, it is said": {allow, "BeforePost", precondition("HOLD_RELEASED"), refused, "LEDGER_REJECTED"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := newBank(t)
 			b.verdict = &riskv1.AssessPaymentResponse{Verdict: test.verdict, Reasons: []*riskv1.Reason{reason}}
-			b.on("BeforePost", func(context.Context) error { return test.ledger })
+			b.on(test.method, func(context.Context) error { return test.ledger })
 			response, err := b.as(t, "/gateway").CreatePayment(t.Context(), request("request-1"))
 			if err != nil {
 				t.Fatal(err)
@@ -104,7 +119,8 @@ func TestARefusalIsNoError(t *testing.T) {
 	}
 }
 
-// Whatever is said instead of a clear answer, the payment stays under way until there is one. ATTACKS 64.
+// Whatever is said instead of a clear answer, the payment stays under way until there is one, and its caller is told how it stands.
+// ATTACKS 64.
 func TestAnOutcomeThatIsNotKnownIsSaidToBeSoAndFoundOut(t *testing.T) {
 	t.Parallel()
 	type answer struct {
@@ -112,14 +128,18 @@ func TestAnOutcomeThatIsNotKnownIsSaidToBeSoAndFoundOut(t *testing.T) {
 		code   codes.Code
 	}
 	tests := map[string]answer{
-		"risk gives no verdict":                                   {"verdict", codes.OK},
-		"the ledger fails for a reason that payments do not know": {"BeforePost", codes.FailedPrecondition},
-		"the ledger does not let payments post, by some bad rule": {"BeforePost", codes.PermissionDenied},
+		"risk gives no verdict":                                        {"verdict", codes.OK},
+		"risk does not let payments ask":                               {"AssessPayment", codes.PermissionDenied},
+		"the ledger fails for a reason that payments do not know":      {"BeforePost", codes.FailedPrecondition},
+		"the ledger does not let payments post, by some bad rule":      {"BeforePost", codes.PermissionDenied},
+		"the ledger does not set aside for a reason that is not known": {"BeforeReserveFunds", codes.FailedPrecondition},
 	}
-	for _, code := range []codes.Code{codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.Internal} {
+	for _, code := range []codes.Code{codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.Internal, codes.ResourceExhausted} {
 		tests["risk answers "+code.String()] = answer{"AssessPayment", code}
+		tests["asked to set aside, the ledger answers "+code.String()] = answer{"BeforeReserveFunds", code}
+		tests["the ledger has set aside and answers "+code.String()] = answer{"ReserveFunds", code}
 		tests["the ledger answers "+code.String()] = answer{"BeforePost", code}
-		tests["the ledger has posted and answers "+code.String()] = answer{"PostTransfer", code}
+		tests["the ledger has posted and answers "+code.String()] = answer{"Post", code}
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -131,23 +151,29 @@ func TestAnOutcomeThatIsNotKnownIsSaidToBeSoAndFoundOut(t *testing.T) {
 				b.verdict = &riskv1.AssessPaymentResponse{}
 			}
 			gateway := b.as(t, "/gateway")
-			_, err := gateway.CreatePayment(t.Context(), request("request-1"))
-			wantStatus(t, err, codes.Unavailable, outcomeUnknown)
-			state := paymentsv1.PaymentState_PAYMENT_STATE_CREATED
-			if test.method != "AssessPayment" && test.method != "verdict" {
-				state = paymentsv1.PaymentState_PAYMENT_STATE_ASSESSED
+			response, err := gateway.CreatePayment(t.Context(), request("request-1"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := map[string]paymentsv1.PaymentState{
+				"AssessPayment": paymentsv1.PaymentState_PAYMENT_STATE_IN_REVIEW, "verdict": paymentsv1.PaymentState_PAYMENT_STATE_IN_REVIEW,
+				"BeforeReserveFunds": paymentsv1.PaymentState_PAYMENT_STATE_ASSESSED, "ReserveFunds": paymentsv1.PaymentState_PAYMENT_STATE_ASSESSED,
+				"BeforePost": paymentsv1.PaymentState_PAYMENT_STATE_UNKNOWN, "Post": paymentsv1.PaymentState_PAYMENT_STATE_UNKNOWN,
+			}[test.method]
+			if got := response.GetPayment().GetState(); got != want {
+				t.Errorf("answered as %s, want %s", got, want)
 			}
 			operator := b.as(t, "/operator")
 			p := only(t, operator)
-			if p.GetState() != state {
-				t.Errorf("state %s, want %s", p.GetState(), state)
+			if p.GetState() != want {
+				t.Errorf("state %s, want %s", p.GetState(), want)
 			}
 			b.on(test.method, nil)
 			b.mu.Lock()
 			b.verdict = good
 			b.mu.Unlock()
 			becomes(t, operator, p.GetPaymentId(), paymentsv1.PaymentState_PAYMENT_STATE_POSTED)
-			response, err := gateway.CreatePayment(t.Context(), request("request-1"))
+			response, err = gateway.CreatePayment(t.Context(), request("request-1"))
 			if err != nil || response.GetPayment().GetPaymentId() != p.GetPaymentId() {
 				t.Errorf("the same request again: %v, %v", response.GetPayment().GetPaymentId(), err)
 			}
@@ -187,208 +213,30 @@ func TestACallerWhoLeavesFindsThePaymentDone(t *testing.T) {
 // ATTACKS 62.
 func TestARequestSentManyTimesAtOnceIsOnePayment(t *testing.T) {
 	t.Parallel()
-	b := newBank(t)
-	gateway := b.as(t, "/gateway")
-	ids := make([]string, 64)
-	var group sync.WaitGroup
-	for i := range ids {
-		group.Go(func() {
-			response, err := gateway.CreatePayment(t.Context(), request("request-1"))
-			if err != nil {
-				t.Error(err)
+	databasetest.Each(t, func(t *testing.T, dsn string) {
+		b := newBankOver(t, dsn)
+		gateway := b.as(t, "/gateway")
+		ids := make([]string, 64)
+		var group sync.WaitGroup
+		for i := range ids {
+			group.Go(func() {
+				response, err := gateway.CreatePayment(t.Context(), request("request-1"))
+				if err != nil {
+					t.Error(err)
+				}
+				ids[i] = response.GetPayment().GetPaymentId()
+			})
+		}
+		group.Wait()
+		for _, id := range ids {
+			if id != ids[0] {
+				t.Fatalf("one request made %s and %s", ids[0], id)
 			}
-			ids[i] = response.GetPayment().GetPaymentId()
-		})
-	}
-	group.Wait()
-	for _, id := range ids {
-		if id != ids[0] {
-			t.Fatalf("one request made %s and %s", ids[0], id)
 		}
-	}
-	if b.calls["AssessPayment"] != 1 || b.calls["PostTransfer"] != 1 {
-		t.Errorf("calls %v, want one to risk and one to the ledger", b.calls)
-	}
-}
-
-func TestCallersDoNotShareRequestIDs(t *testing.T) {
-	t.Parallel()
-	b := newBank(t)
-	paid, err := b.as(t, "/gateway").CreatePayment(t.Context(), request("request-1"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	deposited, err := b.as(t, "/operator").DepositCash(t.Context(), &paymentsv1.DepositCashRequest{RequestId: "request-1", AccountId: bob, Amount: eur(1234)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if paid.GetPayment().GetPaymentId() == deposited.GetPayment().GetPaymentId() {
-		t.Error("two callers share a payment")
-	}
-}
-
-func TestWhatTheCallerIsTold(t *testing.T) {
-	t.Parallel()
-	b := newBank(t)
-	gateway := b.as(t, "/gateway")
-	if _, err := gateway.CreatePayment(t.Context(), request("request-used")); err != nil {
-		t.Fatal(err)
-	}
-	for name, test := range map[string]struct {
-		change func(*paymentsv1.CreatePaymentRequest)
-		code   codes.Code
-		text   string
-	}{
-		"a payer that does not exist":  {func(r *paymentsv1.CreatePaymentRequest) { r.PayerAccountId = nobody }, codes.NotFound, "the paying account does not exist"},
-		"a payee that does not exist":  {func(r *paymentsv1.CreatePaymentRequest) { r.PayeeAccountId = nobody }, codes.NotFound, "the paid account does not exist"},
-		"a closed payer":               {func(r *paymentsv1.CreatePaymentRequest) { r.PayerAccountId = closed }, codes.FailedPrecondition, "the paying account is closed"},
-		"a payee of another currency":  {func(r *paymentsv1.CreatePaymentRequest) { r.PayeeAccountId = dollar }, codes.FailedPrecondition, "the paid account is of another currency"},
-		"a request ID that was used":   {func(r *paymentsv1.CreatePaymentRequest) { r.RequestId = "request-used"; r.Reference = "x" }, codes.AlreadyExists, "the request_id was used for other content; choose a new one"},
-		"the same account twice":       {func(r *paymentsv1.CreatePaymentRequest) { r.PayeeAccountId = alice }, codes.InvalidArgument, "validation error: payer_account_id and payee_account_id must differ"},
-		"an amount that is below zero": {func(r *paymentsv1.CreatePaymentRequest) { r.Amount = eur(-1) }, codes.InvalidArgument, "validation error: amount: must be above zero"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			r := request("request-2")
-			test.change(r)
-			_, err := gateway.CreatePayment(t.Context(), r)
-			wantStatus(t, err, test.code, test.text)
-		})
-	}
-	_, err := b.as(t, "/operator").GetPayment(t.Context(), &paymentsv1.GetPaymentRequest{PaymentId: "pay-aaaaaaaaaaaaaaaaaaaaaaaaaa"})
-	wantStatus(t, err, codes.NotFound, "no such payment")
-}
-
-func TestAnAccountsServiceThatIsAwayLeavesNothing(t *testing.T) {
-	t.Parallel()
-	for name, test := range map[string]struct {
-		from codes.Code
-		code codes.Code
-		text string
-	}{
-		"away":   {codes.Unavailable, codes.Unavailable, "a service that has to be asked first cannot be reached; send the same request again"},
-		"slow":   {codes.DeadlineExceeded, codes.Unavailable, "a service that has to be asked first cannot be reached; send the same request again"},
-		"denies": {codes.PermissionDenied, codes.Internal, "internal error"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			b := newBank(t)
-			b.on("GetAccount", func(context.Context) error { return status.Error(test.from, "10.0.0.7") })
-			gateway := b.as(t, "/gateway")
-			_, err := gateway.CreatePayment(t.Context(), request("request-1"))
-			wantStatus(t, err, test.code, test.text)
-			page, err := b.as(t, "/operator").ListPayments(t.Context(), &paymentsv1.ListPaymentsRequest{AccountId: alice})
-			if err != nil || len(page.GetPayments()) != 0 {
-				t.Errorf("%d payments (%v), want none", len(page.GetPayments()), err)
-			}
-		})
-	}
-}
-
-func TestPagesOfAnAccountAreForThatAccount(t *testing.T) {
-	t.Parallel()
-	b := newBank(t)
-	gateway, operator := b.as(t, "/gateway"), b.as(t, "/operator")
-	var want []string
-	for n := range 5 {
-		response, err := gateway.CreatePayment(t.Context(), request(fmt.Sprintf("request-%d", n)))
-		if err != nil {
-			t.Fatal(err)
+		operator := b.as(t, "/operator")
+		becomes(t, operator, only(t, operator).GetPaymentId(), paymentsv1.PaymentState_PAYMENT_STATE_POSTED)
+		if b.calls["AssessPayment"] != 1 || b.calls["ReserveFunds"] != 1 || b.calls["Post"] != 1 || b.postings() != 1 {
+			t.Errorf("calls %v, want one to risk and one to the ledger for each step", b.calls)
 		}
-		want = append([]string{response.GetPayment().GetPaymentId()}, want...)
-	}
-	var got []string
-	token := ""
-	for {
-		page, err := operator.ListPayments(t.Context(), &paymentsv1.ListPaymentsRequest{AccountId: bob, PageSize: 2, PageToken: token})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, p := range page.GetPayments() {
-			got = append(got, p.GetPaymentId())
-		}
-		if token = page.GetNextPageToken(); token == "" {
-			break
-		}
-		_, err = operator.ListPayments(t.Context(), &paymentsv1.ListPaymentsRequest{AccountId: alice, PageToken: token})
-		wantStatus(t, err, codes.InvalidArgument, "page token was not issued for this list")
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("-want +got:\n%s", diff)
-	}
-}
-
-// The gateway makes and watches payments, and what it does not do it may not do.
-func TestTheGatewayMayNotLookPaymentsUp(t *testing.T) {
-	t.Parallel()
-	gateway := newBank(t).as(t, "/gateway")
-	_, err := gateway.GetPayment(t.Context(), &paymentsv1.GetPaymentRequest{PaymentId: "pay-aaaaaaaaaaaaaaaaaaaaaaaaaa"})
-	if status.Code(err) != codes.PermissionDenied {
-		t.Errorf("GetPayment: %v, want PermissionDenied", err)
-	}
-	_, err = gateway.ListPayments(t.Context(), &paymentsv1.ListPaymentsRequest{AccountId: alice})
-	if status.Code(err) != codes.PermissionDenied {
-		t.Errorf("ListPayments: %v, want PermissionDenied", err)
-	}
-}
-
-func TestAWatchResumesFromItsCursor(t *testing.T) {
-	t.Parallel()
-	b := newBank(t)
-	gateway := b.as(t, "/gateway")
-	pay := func(n int) string {
-		response, err := gateway.CreatePayment(t.Context(), request(fmt.Sprintf("request-%d", n)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return response.GetPayment().GetPaymentId()
-	}
-	var want, got []string
-	cursor := ""
-	// watch takes n messages, while during goes on, and leaves.
-	watch := func(n int, during func()) {
-		ctx, leave := context.WithCancel(t.Context())
-		defer leave()
-		stream, err := gateway.WatchPayments(ctx, &paymentsv1.WatchPaymentsRequest{AccountId: bob, Cursor: cursor})
-		if err != nil {
-			t.Fatal(err)
-		}
-		during()
-		for range n {
-			message, err := stream.Recv()
-			if err != nil {
-				t.Fatal(err)
-			}
-			cursor = message.GetCursor()
-			got = append(got, fmt.Sprintf("%s %s", message.GetPayment().GetPaymentId(), message.GetPayment().GetState()))
-		}
-		leave()
-		for err == nil { // what had already arrived is thrown away: the cursor does not count it
-			_, err = stream.Recv()
-		}
-		if status.Code(err) != codes.Canceled {
-			t.Errorf("after leaving: %v, want Canceled", err)
-		}
-	}
-	expect := func(id string) {
-		for _, state := range []string{"CREATED", "ASSESSED", "POSTED"} {
-			want = append(want, fmt.Sprintf("%s PAYMENT_STATE_%s", id, state))
-		}
-	}
-	expect(pay(1))
-	watch(2, func() {})
-	expect(pay(2)) // while nobody watches
-	watch(5, func() { expect(pay(3)) })
-	watch(2, func() {})
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("-want +got:\n%s", diff)
-	}
-	for _, wrong := range []string{"x", cursor} {
-		stream, err := gateway.WatchPayments(t.Context(), &paymentsv1.WatchPaymentsRequest{AccountId: alice, Cursor: wrong})
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = stream.Recv()
-		wantStatus(t, err, codes.InvalidArgument, "cursor was not issued for this account")
-	}
+	})
 }

@@ -1,0 +1,61 @@
+// Package machine carries payments from state to state.
+//
+// A payment that is stored is never given up: a caller who leaves merely stops waiting for it, and one that could not be
+// finished, because a neighbour was away or the process ended, is taken up again by Work. A state is stored before what follows from it is
+// sent, and sending it twice is safe, because risk and the ledger know a payment by its ID and answer a repeated question as they did
+// first. So it does not matter how many processes carry the same payment at once: the store takes each step of each version once, and
+// who comes second goes on from there.
+//
+// What is asked in each state, and what follows from each answer. Dots stand for "stays as it is, and is asked again, at growing
+// intervals"; an arrow to the same place says that it is stored first.
+//
+//	state               asked            answer                              next state
+//	created (transfer)  risk: Assess     allow                               assessed
+//	                                     refuse                              refused
+//	                                     hold                                in review
+//	                                     none, or no verdict known here      in review (RISK_UNAVAILABLE)
+//	in review           risk: Assess,    allow                               assessed
+//	                    only while       refuse                              refused
+//	                    the reason is    hold                                in review, with risk's reasons
+//	                    RISK_UNAVAILABLE none, or no verdict known here      …
+//	in review           a person         approve                             assessed
+//	                                     refuse                              refused; releasing if there was a hold
+//	assessed (transfer) ledger: Reserve  set aside, or its own capture       held
+//	                                     INSUFFICIENT_FUNDS                  refused; see below
+//	                                     released                            refused (LEDGER_REJECTED)
+//	                                     rejected                            in review (LEDGER_REJECTED)
+//	                                     none                                …; nothing has moved
+//	held                accounts         frozen, closed or gone              releasing (ACCOUNT_FROZEN, ACCOUNT_CLOSED)
+//	                                     none                                …
+//	                    then             it is done                          posted
+//	                    ledger: Capture  none                                unknown
+//	                                     INSUFFICIENT_FUNDS                  releasing
+//	                                     BALANCE_OUT_OF_RANGE                releasing
+//	                                     HOLD_RELEASED                       refused (LEDGER_REJECTED)
+//	                                     HOLD_CAPTURED, no hold, rejected    in review (LEDGER_REJECTED)
+//	unknown             ledger: Capture  none                                …
+//	                                     others                              as in held; accounts are not asked: it may be posted
+//	releasing           ledger: Release  released, no hold                   refused, for the reasons that it has
+//	                                     HOLD_CAPTURED                       by its own capture, as Capture tells: posted; else in review
+//	                                     none                                …
+//	created, assessed   ledger: Post     it is done                          posted
+//	(deposit)                            INSUFFICIENT_FUNDS                  refused
+//	                                     BALANCE_OUT_OF_RANGE                refused
+//	                                     rejected                            in review (LEDGER_REJECTED)
+//	                                     none                                unknown
+//	unknown, no hold    ledger: Post     none                                …
+//	                                     others                              as in created
+//	posted, refused                                                          final
+//
+// No hold but unknown are deposits, and transfers that an older version of the service has left behind.
+//
+// HOLD_RELEASED at a capture, HOLD_CAPTURED at a release and their like come from another process on the same payment, or from a database
+// that was put back to an earlier day: the ledger's word is the last one.
+//
+// A refusal for want of money is no end of the story. Of two processes that ask for the same hold the first may be refused and the second,
+// after money has come in, not; if the first one's answer is stored first, there is a hold for a payment that is refused. So the store
+// notes such refusals, and Work releases the hold, which mostly is not there, when no request can be under way any more.
+//
+// What is posted without a hold lacks that: of two processes that ask to post the same deposit the first may be refused for want of room in a
+// balance and the second, after money has gone out, not. It takes a balance at the edge of what 64 bits hold.
+package machine
