@@ -38,7 +38,7 @@ const (
 	TransferStatus_TRANSFER_STATUS_DONE TransferStatus = 2
 	// Refused; nothing moved.
 	TransferStatus_TRANSFER_STATUS_REFUSED TransferStatus = 3
-	// The bank has to look at it; nothing moved. The app sees no further change until the bank has a way to decide on it.
+	// The bank has to look at it; nothing moved so far. It is decided on by a person, or by itself when risk could not be asked.
 	TransferStatus_TRANSFER_STATUS_HELD TransferStatus = 4
 )
 

@@ -214,7 +214,7 @@ func (ReviewDecision) EnumDescriptor() ([]byte, []int) {
 type Reason struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Stable and for programs: risk's codes; RISK_UNAVAILABLE (in review); after the ledger's answer INSUFFICIENT_FUNDS or
-	// BALANCE_OUT_OF_RANGE (refused) or LEDGER_REJECTED (in review); ACCOUNT_FROZEN or ACCOUNT_CLOSED when an account went out of
+	// BALANCE_OUT_OF_RANGE (refused) or LEDGER_REJECTED (in review; refused when what was set aside was given free meanwhile); ACCOUNT_FROZEN or ACCOUNT_CLOSED when an account went out of
 	// use on the way (refused); REVIEW_REFUSED.
 	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
 	// For people.
