@@ -112,6 +112,10 @@ services:
       GetBalance: {}
       ListEntries: {}
       CheckTrialBalance: {}
+      ReserveFunds: {}
+      CaptureHold: {}
+      ReleaseHold: {}
+      ListHolds: {}
   mesh.admin.v1.AdminService:
     served_by: [/ledger]
     methods: {ListConnections: {}, ListCuts: {}, GetPolicy: {}, ExplainDecision: {}}
@@ -124,7 +128,7 @@ services:
 `
 	descriptors := descriptorsOf(t, ledgerv1.File_bank_ledger_v1_ledger_proto)
 	path := writeTemp(t, "p.yaml", text)
-	if out, err := countersign(t, "policy", "check", "--policy", path, "--descriptors", descriptors); err != nil || !strings.Contains(out, " is good: 4 services, 12 methods and 1 rule in 1 file") {
+	if out, err := countersign(t, "policy", "check", "--policy", path, "--descriptors", descriptors); err != nil || !strings.Contains(out, " is good: 4 services, 16 methods and 1 rule in 1 file") {
 		t.Errorf("%q, %v", out, err)
 	}
 	if out, err := countersign(t, "policy", "check", "--policy", path); err == nil || !strings.Contains(out, "the service bank.risk.v1.RiskService has no rules") {

@@ -75,7 +75,7 @@ func TestCoverageIsCheckedInBothDirections(t *testing.T) {
 		},
 		"a method of nothing": {
 			"      PostTransfer:", "      Zzz: {}\n      PostTransfer:",
-			[]string{"bank.yaml:{}:7: bank.ledger.v1.LedgerService has no method Zzz; it has PostTransfer, GetBalance, ListEntries, CheckTrialBalance"},
+			[]string{"bank.yaml:{}:7: bank.ledger.v1.LedgerService has no method Zzz; it has PostTransfer, ReserveFunds, CaptureHold, ReleaseHold, ListHolds, GetBalance, ListEntries, CheckTrialBalance"},
 			"Zzz",
 		},
 		"a service of another version": {
