@@ -37,7 +37,10 @@ done
 
 temp=$(mktemp -d)
 next=$folder.$$
-trap 'rm -rf "$temp" "$next"' EXIT
+policy=/usr/sbin/policy-rc.d
+made=
+trap 'rm -rf "$temp" "$next"; [[ -z $made ]] || rm -f "$policy"' EXIT
+trap 'exit 1' INT TERM HUP # which runs the trap above
 chmod 755 "$temp" # apt gives up its privileges while it downloads
 log=$temp/log
 
@@ -49,11 +52,12 @@ failed() {
 # Installs the package. Its scripts would make a cluster of databases and start a server; postgresql-common asks this file first, and the
 # init system asks policy-rc.d.
 install() {
-	local policy=/usr/sbin/policy-rc.d config=/etc/postgresql-common/createcluster.conf made=()
+	local config=/etc/postgresql-common/createcluster.conf
 	if [[ ! -e $policy ]]; then
+		made=yes
 		printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy"
-		made+=("$policy")
 	fi
+	# It stays: an upgrade of the package shall make no cluster either. Remove it to have one made.
 	if [[ ! -e $config ]]; then
 		mkdir -p "$(dirname "$config")" && echo "create_main_cluster = false" >"$config"
 	fi
@@ -65,7 +69,6 @@ install() {
 		apt-get "${options[@]}" install --no-install-recommends postgresql ||
 			{ apt-get "${options[@]}" update && apt-get "${options[@]}" install --no-install-recommends postgresql; }
 	} </dev/null >>"$log" 2>&1 || status=$?
-	[[ ${#made[@]} -eq 0 ]] || rm -f "${made[@]}"
 	return $status
 }
 
@@ -90,11 +93,13 @@ unpack() {
 	done
 	bin=$(cd "$next" && ls -d root/usr/lib/postgresql/*/bin | sort -V | tail -n 1)
 	libraries=$(cd "$next" && find root -name '*.so.*' ! -path '*/postgresql/*' -exec dirname {} + | sort -u | sed "s|^|$folder/|" | paste -sd: -)
-	[[ -n $bin && -n $libraries ]] || return 1
+	[[ -n $bin ]] || return 1
+	local show=: # the machine may have all of the libraries
+	[[ -z $libraries ]] || show="export LD_LIBRARY_PATH='$libraries'\"\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH}\""
 	for program in initdb postgres; do
 		cat >"$next/bin/$program" <<-END
 			#!/bin/sh
-			export LD_LIBRARY_PATH='$libraries'"\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH}"
+			$show
 			exec '$folder/$bin/$program' "\$@"
 		END
 		chmod 755 "$next/bin/$program"

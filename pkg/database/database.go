@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -47,10 +48,16 @@ func byKind(dsn string, sqlite func(path string) (*sql.DB, error), postgres func
 		return sqlite(rest)
 	case kind == "postgres", kind == "postgresql":
 		return postgres()
-	default: // the rest of a DSN may hold a password
+	case kindPattern.MatchString(kind):
 		return nil, fmt.Errorf("database DSN of kind %.20q: want %s", kind, wantDSN)
+	default:
+		return nil, errors.New("database DSN of no kind: want " + wantDSN)
 	}
 }
+
+// kindPattern is what the beginning of a DSN looks like when it is the kind of a database. Anything else may be a part of a password and is
+// not shown, nor is the rest of a DSN ever.
+var kindPattern = regexp.MustCompile(`^[a-z][a-z0-9]*$`)
 
 const wantDSN = "sqlite:PATH, such as sqlite:/var/lib/ledger/ledger.db, or postgres://USER:PASSWORD@HOST:5432/DATABASE" //nolint:gosec // G101: the words, not a password
 

@@ -100,7 +100,12 @@ func Unavailable(err error) bool {
 		case "08", "40", "53", "57", "58":
 			return true
 		}
-		return failure.Code == "25006" // read_only_sql_transaction: the server became a standby
+		switch failure.Code {
+		case "25006", // read_only_sql_transaction: the server became a standby
+			"25P03", "25P04": // idle_in_transaction_session_timeout, transaction_timeout: this process was stopped for a while
+			return true
+		}
+		return false
 	}
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok || errors.Is(err, errNoAnswer) {
 		return true

@@ -96,7 +96,7 @@ func runTx(ctx context.Context, db *sql.DB, f func(tx *sql.Tx) error) error {
 // begin begins a transaction. A server that was started again has left each idle connection dead, which shows when it is used: nothing was
 // asked of the database yet, so the next one is tried until the pool makes a new one.
 func begin(ctx context.Context, db *sql.DB, opts *sql.TxOptions) (tx *sql.Tx, err error) {
-	for range maxConns {
+	for range maxConns + 1 {
 		tx, err = db.BeginTx(ctx, opts)
 		if err == nil || ctx.Err() != nil || !stale(err) {
 			break

@@ -13,7 +13,8 @@ import (
 )
 
 // Gate lets calls through to their handlers while there is room, and refuses them when there is not. Its interceptors belong behind authorization,
-// so that a peer that may not call takes no room and learns nothing of how full the server is. It is safe for concurrent use. The zero
+// so that a peer that may not call takes no room and learns nothing of how full the server is; only of a stream that is judged by its messages
+// nobody knows yet. It is safe for concurrent use. The zero
 // value is not usable; see New.
 type Gate struct {
 	limits                   Limits

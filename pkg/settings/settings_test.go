@@ -116,6 +116,16 @@ func TestParseReportsBadValuesBesideWhatIsMissing(t *testing.T) {
 	}
 }
 
+// What a person wrote in place of a DSN may be a password in whole or in part.
+func TestADSNThatIsWrongIsNotShown(t *testing.T) {
+	t.Parallel()
+	for _, dsn := range []settings.DSN{"password=hunter2 host=::1", "hunter2@db:5432/ledger", "postgres:hunter2", "mysql:hunter2"} {
+		if err := dsn.Check(); err == nil || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%q: %v", dsn, err)
+		}
+	}
+}
+
 func TestTargets(t *testing.T) {
 	t.Parallel()
 	for target, ok := range map[settings.Target]bool{

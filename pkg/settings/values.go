@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -146,8 +147,13 @@ func (d *DSN) Check() error {
 	case kind == "sqlite" && rest != "", (kind == "postgres" || kind == "postgresql") && strings.HasPrefix(rest, "//"):
 		return nil
 	case kind == "sqlite" || kind == "postgres" || kind == "postgresql":
-		return fmt.Errorf("what follows %q is missing; right would be %s", kind+":", right)
-	default:
+		return fmt.Errorf("what follows %q is missing or not of its form; right would be %s", kind+":", right)
+	case kindPattern.MatchString(kind):
 		return fmt.Errorf("the kind %.20q is not supported; right would be %s", kind, right)
+	default:
+		return errors.New("it does not begin with a kind; right would be " + right)
 	}
 }
+
+// kindPattern is what the beginning of a DSN looks like when it is the kind of a database; anything else may be a part of a password.
+var kindPattern = regexp.MustCompile(`^[a-z][a-z0-9]*$`)

@@ -216,7 +216,8 @@ func (s *Server) Stop() error {
 	select {
 	case <-s.exited:
 	case <-time.After(stopTimeout):
-		err = errors.Join(err, fmt.Errorf("PostgreSQL does not stop; it is killed\n%s", s.log()), s.kill())
+		err = errors.Join(err, fmt.Errorf("PostgreSQL does not stop; it is killed\n%s", s.log()), s.kill(),
+			syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL)) // its group, should it have no postmaster.pid yet
 		<-s.exited
 	}
 	s.cmd = nil

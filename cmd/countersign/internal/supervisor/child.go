@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -38,7 +39,7 @@ func startChild(ctx context.Context, s *spawner, p Program, dir rundir.Dir, line
 	// The end of ctx must not kill it: stop asks it to end, in its turn.
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), p.Path, p.Args...) //nolint:gosec // what to start is this command's to say
 	cmd.Dir = dir.String()
-	cmd.Env = append(os.Environ(), p.Env...)
+	cmd.Env = append(environment(), p.Env...)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.WaitDelay = pipeDelay
 	c := &child{program: p, started: time.Now(), log: dir.Log(p.Name), out: out, done: make(chan struct{}), closed: make(chan struct{})}
@@ -106,4 +107,10 @@ func (e *CrashError) Unwrap() error { return e.Cause }
 // crash is the error of a child that ended.
 func (c *child) crash() error {
 	return &CrashError{Program: c.program.Name, Cause: c.err, Last: c.out.lastLines(), Log: c.log}
+}
+
+// environment is what every program inherits: all but the DSN of the bank, whose password is for those that keep state, each of which
+// gets its own.
+func environment() []string {
+	return slices.DeleteFunc(os.Environ(), func(variable string) bool { return strings.HasPrefix(variable, "COUNTERSIGN_DSN=") })
 }

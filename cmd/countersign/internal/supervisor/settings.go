@@ -79,11 +79,21 @@ func (s Settings) checkDSN() error {
 	if err := dsn.Check(); err != nil {
 		return fmt.Errorf("--dsn: %w", err)
 	}
-	if !strings.Contains(s.DSN, servicePlace) {
-		return fmt.Errorf("--dsn: each service needs a database of its own, so %s must be a part of the name; right would be postgres://bank@localhost/%s",
+	if !strings.Contains(databaseOf(s.DSN), servicePlace) {
+		return fmt.Errorf("--dsn: each service needs a database of its own, so %s must be a part of its name; right would be postgres://bank@localhost/%s",
 			servicePlace, servicePlace)
 	}
 	return nil
+}
+
+// databaseOf returns the part of a DSN that names the database: the path of a URL, and of sqlite:PATH.
+func databaseOf(dsn string) string {
+	_, rest, _ := strings.Cut(dsn, ":")
+	if host, ok := strings.CutPrefix(rest, "//"); ok {
+		_, rest, _ = strings.Cut(host, "/")
+	}
+	name, _, _ := strings.Cut(rest, "?")
+	return name
 }
 
 // checkPrograms says which programs are missing and how to make them.

@@ -45,10 +45,9 @@ type Closings interface {
 // processes decide how soon an attempt is given up, and not whether what holds below does.
 //
 // What holds: nobody who asks for the account between the beginning of the attempt that closed it and the end of time finds it usable; and every
-// payment that the ledger had posted when it was asked was seen. What does not: payments may have been told that the account was usable
-// just before, and stores and posts
-// its payment after Close has returned: mostly within the moment that a payment takes, but much later when payments was restarted or
-// risk or the ledger was away for a while. Such a payment still arrives. It is not lost, since the ledger keeps it and GetBalance and
+// payment that the ledger had posted when it was asked was seen. What does not: payments may have been told just before that the account is
+// usable, and post its payment after Close has returned. It looks at both accounts once more before it posts, so that this is a matter of
+// moments; but when the ledger went away at that point, it is a matter of how long that takes. Such a payment still arrives. It is not lost, since the ledger keeps it and GetBalance and
 // ListEntries show it on the closed account; paying it out is for a person. One that the closed account was to pay is refused for
 // want of money, unless another has so arrived. To refuse all, the ledger would have to know which accounts are closed.
 func (r *Register) Close(ctx context.Context, accountID string) (Account, error) {

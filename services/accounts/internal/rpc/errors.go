@@ -16,6 +16,11 @@ import (
 // status is the one place that maps errors to gRPC codes. A caller is told the text of a sentinel, never that of what it wraps. Everything else
 // is logged and answered with a fixed text.
 func (s *Server) status(ctx context.Context, err error) error {
+	// First, because what made the outcome unknown may be one of those below.
+	if errors.Is(err, database.ErrOutcomeUnknown) {
+		s.log.ErrorContext(ctx, "it is not known whether the register was changed", "error", err)
+		return outcomeUnknown()
+	}
 	for _, known := range []struct {
 		is   error
 		code codes.Code
@@ -40,14 +45,10 @@ func (s *Server) status(ctx context.Context, err error) error {
 		}
 	}
 	s.log.ErrorContext(ctx, "call failed", "error", err)
-	switch {
-	case errors.Is(err, database.ErrOutcomeUnknown):
-		return outcomeUnknown()
-	case database.Unavailable(err):
+	if database.Unavailable(err) {
 		return status.Error(codes.Unavailable, "the register cannot be reached; send the same request again")
-	default:
-		return status.Error(codes.Internal, "internal error")
 	}
+	return status.Error(codes.Internal, "internal error")
 }
 
 // outcomeUnknown is the answer when it is not known whether the register was changed. Every method is idempotent, so that the same request again

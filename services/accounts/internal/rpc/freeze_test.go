@@ -1,7 +1,6 @@
 package rpc_test
 
 import (
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -61,8 +60,7 @@ func TestAnAccountIsFrozenAndUnfrozen(t *testing.T) {
 // history returns what the database holds of who froze and unfroze an account.
 func (b *bank) history(t *testing.T, accountID string) (lines []string) {
 	t.Helper()
-	path, _ := strings.CutPrefix(b.dsn, "sqlite:")
-	db, err := database.OpenReadOnly(t.Context(), path)
+	db, err := database.OpenReadOnly(t.Context(), b.dsn)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -54,7 +54,7 @@ func TestADatabaseThatIsAwayIsUnavailableUntilItIsBack(t *testing.T) {
 type unsure struct{ register.Store }
 
 func (unsure) Open(context.Context, register.Account, register.Opening) (register.Account, error) {
-	return register.Account{}, fmt.Errorf("store account: %w", database.ErrOutcomeUnknown)
+	return register.Account{}, fmt.Errorf("store account: %w: %w", database.ErrOutcomeUnknown, context.Canceled) // as a driver says it that gave up
 }
 
 // ATTACKS 64.

@@ -38,7 +38,7 @@ func (s *Server) status(ctx context.Context, err error) error {
 		return detailed(codes.Unavailable, "it is not known whether this took place; send the same request again", reasonOutcomeUnknown, nil)
 	case errors.Is(err, ledger.ErrDamaged):
 		s.log.ErrorContext(ctx, "the books are damaged", "error", err)
-		return status.Error(codes.DataLoss, err.Error()) // to the operator, who alone may ask
+		return status.Error(codes.DataLoss, ledger.ErrDamaged.Error()) // where is for the log
 	case ctx.Err() != nil:
 		return status.FromContextError(ctx.Err()).Err()
 	case unavailable(err):

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"log/slog"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/countersign-mesh/countersign/pkg/pagetoken"
@@ -89,6 +91,10 @@ func (s *Server) CheckTrialBalance(ctx context.Context, _ *ledgerv1.CheckTrialBa
 		// Sums that are not zero are this method's answer. Where the fault lies goes to the log.
 		s.log.ErrorContext(ctx, "the books do not balance", "error", err)
 		err = nil
+	}
+	if errors.Is(err, ledger.ErrDamaged) { // the operator, who alone may ask, is told where
+		s.log.ErrorContext(ctx, "the books are damaged", "error", err)
+		return nil, status.Error(codes.DataLoss, err.Error())
 	}
 	if err != nil {
 		return nil, s.status(ctx, err)

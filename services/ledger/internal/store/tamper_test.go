@@ -133,6 +133,7 @@ func TestCheckFindsTampering(t *testing.T) {
 		"what is held, written by itself":         {"UPDATE balances SET held = 1 WHERE account_id = '" + account(2) + "'", true, "account " + account(2) + " in EUR: what is held is not the sum"},
 		"a hold that was made by itself":          {"INSERT INTO holds (hold_id, account_id, currency_code, minor_units, state, create_time) VALUES ('hold-0001', '" + account(2) + "', 'EUR', 1, 'active', 0)", true, "account " + account(2) + " in EUR: what is held is not the sum"},
 		"money in another currency":               {"UPDATE entries SET currency_code = 'USD' WHERE minor_units = 100", false, "transfer deposit-1 does not sum to zero in USD"},
+		"a balance at the end of 64 bits":         {"UPDATE entries SET balance_after = 9223372036854775807, minor_units = -minor_units", true, "account " + account(1) + " in EUR: a balance after an entry"},
 		"sums that leave 64 bits":                 {"UPDATE entries SET minor_units = 9223372036854775807", false, "the entries in EUR sum to 36893488147419103228"},
 	}
 	for name, tt := range tests {

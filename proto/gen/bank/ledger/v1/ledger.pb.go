@@ -1264,13 +1264,13 @@ const file_bank_ledger_v1_ledger_proto_rawDesc = "" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB0\xbaH-r+2)^(acc-[a-z2-7]{26}|bank-[a-z0-9-]{1,40})$R\taccountId\x12x\n" +
 	"\x06amount\x18\x02 \x01(\v2\x14.bank.money.v1.MoneyBJ\xbaHG\xba\x01A\n" +
-	"\x16posting.amount.nonzero\x12\x10must not be zero\x1a\x15this.minor_units != 0\xc8\x01\x01R\x06amount\"\xc1\x01\n" +
+	"\x16posting.amount.nonzero\x12\x10must not be zero\x1a\x15this.minor_units != 0\xc8\x01\x01R\x06amount\"\xc5\x01\n" +
 	"\x13PostTransferRequest\x12=\n" +
 	"\vtransfer_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\b\x18@2\x11^[A-Za-z0-9._-]+$R\n" +
 	"transferId\x12?\n" +
 	"\bpostings\x18\x02 \x03(\v2\x17.bank.ledger.v1.PostingB\n" +
-	"\xbaH\a\x92\x01\x04\b\x02\x10 R\bpostings\x12*\n" +
-	"\vdescription\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x8c\x01R\vdescription\"\x88\x01\n" +
+	"\xbaH\a\x92\x01\x04\b\x02\x10 R\bpostings\x12.\n" +
+	"\vdescription\x18\x03 \x01(\tB\f\xbaH\tr\a\x18\x8c\x01\xba\x01\x01\x00R\vdescription\"\x88\x01\n" +
 	"\x14PostTransferResponse\x12\x1f\n" +
 	"\vtransfer_id\x18\x01 \x01(\tR\n" +
 	"transferId\x127\n" +
@@ -1294,14 +1294,14 @@ const file_bank_ledger_v1_ledger_proto_rawDesc = "" +
 	"\x06amount\x18\x03 \x01(\v2\x14.bank.money.v1.MoneyBI\xbaHF\xba\x01@\n" +
 	"\x14hold.amount.positive\x12\x12must be above zero\x1a\x14this.minor_units > 0\xc8\x01\x01R\x06amount\"@\n" +
 	"\x14ReserveFundsResponse\x12(\n" +
-	"\x04hold\x18\x01 \x01(\v2\x14.bank.ledger.v1.HoldR\x04hold\"\xf7\x01\n" +
+	"\x04hold\x18\x01 \x01(\v2\x14.bank.ledger.v1.HoldR\x04hold\"\xfb\x01\n" +
 	"\x12CaptureHoldRequest\x125\n" +
 	"\ahold_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\b\x18@2\x11^[A-Za-z0-9._-]+$R\x06holdId\x12=\n" +
 	"\vtransfer_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x10\b\x18@2\x11^[A-Za-z0-9._-]+$R\n" +
 	"transferId\x12?\n" +
 	"\bpostings\x18\x03 \x03(\v2\x17.bank.ledger.v1.PostingB\n" +
-	"\xbaH\a\x92\x01\x04\b\x02\x10 R\bpostings\x12*\n" +
-	"\vdescription\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x8c\x01R\vdescription\"\x87\x01\n" +
+	"\xbaH\a\x92\x01\x04\b\x02\x10 R\bpostings\x12.\n" +
+	"\vdescription\x18\x04 \x01(\tB\f\xbaH\tr\a\x18\x8c\x01\xba\x01\x01\x00R\vdescription\"\x87\x01\n" +
 	"\x13CaptureHoldResponse\x12\x1f\n" +
 	"\vtransfer_id\x18\x01 \x01(\tR\n" +
 	"transferId\x127\n" +

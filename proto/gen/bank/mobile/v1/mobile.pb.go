@@ -1137,7 +1137,7 @@ const file_bank_mobile_v1_mobile_proto_rawDesc = "" +
 	"\n" +
 	"account_id\x18\x02 \x01(\tB\x19\xbaH\x16r\x142\x12^acc-[a-z2-7]{26}$R\taccountId\"I\n" +
 	"\x14CloseAccountResponse\x121\n" +
-	"\aaccount\x18\x01 \x01(\v2\x17.bank.mobile.v1.AccountR\aaccount\"\xc4\x04\n" +
+	"\aaccount\x18\x01 \x01(\v2\x17.bank.mobile.v1.AccountR\aaccount\"\xc8\x04\n" +
 	"\x0fTransferRequest\x12A\n" +
 	"\vcustomer_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b2\x19^[a-z0-9][a-z0-9-]{0,62}$R\n" +
 	"customerId\x12;\n" +
@@ -1146,8 +1146,8 @@ const file_bank_mobile_v1_mobile_proto_rawDesc = "" +
 	"\x10payer_account_id\x18\x03 \x01(\tB\x19\xbaH\x16r\x142\x12^acc-[a-z2-7]{26}$R\x0epayerAccountId\x12C\n" +
 	"\x10payee_account_id\x18\x04 \x01(\tB\x19\xbaH\x16r\x142\x12^acc-[a-z2-7]{26}$R\x0epayeeAccountId\x12{\n" +
 	"\x06amount\x18\x05 \x01(\v2\x14.bank.money.v1.MoneyBM\xbaHJ\xba\x01D\n" +
-	"\x18transfer.amount.positive\x12\x12must be above zero\x1a\x14this.minor_units > 0\xc8\x01\x01R\x06amount\x12%\n" +
-	"\treference\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18dR\treference:\x82\x01\xbaH\x7f\x1a}\n" +
+	"\x18transfer.amount.positive\x12\x12must be above zero\x1a\x14this.minor_units > 0\xc8\x01\x01R\x06amount\x12)\n" +
+	"\treference\x18\x06 \x01(\tB\v\xbaH\br\x06\x18d\xba\x01\x01\x00R\treference:\x82\x01\xbaH\x7f\x1a}\n" +
 	"\x18transfer.accounts.differ\x121payer_account_id and payee_account_id must differ\x1a.this.payer_account_id != this.payee_account_id\"H\n" +
 	"\x10TransferResponse\x124\n" +
 	"\btransfer\x18\x01 \x01(\v2\x18.bank.mobile.v1.TransferR\btransfer\"\xe4\x01\n" +

@@ -210,7 +210,7 @@ func (ReviewDecision) EnumDescriptor() ([]byte, []int) {
 	return file_bank_payments_v1_payments_proto_rawDescGZIP(), []int{2}
 }
 
-// Reason says why a payment was refused or held.
+// Reason says why a payment was refused, is to be, or is in review.
 type Reason struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Stable and for programs: risk's codes; RISK_UNAVAILABLE (in review); after the ledger's answer INSUFFICIENT_FUNDS or
@@ -1096,26 +1096,26 @@ const file_bank_payments_v1_payments_proto_rawDesc = "" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12;\n" +
 	"\vupdate_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTime\"\x84\x04\n" +
+	"updateTime\"\x88\x04\n" +
 	"\x14CreatePaymentRequest\x12;\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\b\x18@2\x11^[A-Za-z0-9._-]+$R\trequestId\x12C\n" +
 	"\x10payer_account_id\x18\x02 \x01(\tB\x19\xbaH\x16r\x142\x12^acc-[a-z2-7]{26}$R\x0epayerAccountId\x12C\n" +
 	"\x10payee_account_id\x18\x03 \x01(\tB\x19\xbaH\x16r\x142\x12^acc-[a-z2-7]{26}$R\x0epayeeAccountId\x12z\n" +
 	"\x06amount\x18\x04 \x01(\v2\x14.bank.money.v1.MoneyBL\xbaHI\xba\x01C\n" +
-	"\x17payment.amount.positive\x12\x12must be above zero\x1a\x14this.minor_units > 0\xc8\x01\x01R\x06amount\x12%\n" +
-	"\treference\x18\x05 \x01(\tB\a\xbaH\x04r\x02\x18dR\treference:\x81\x01\xbaH~\x1a|\n" +
+	"\x17payment.amount.positive\x12\x12must be above zero\x1a\x14this.minor_units > 0\xc8\x01\x01R\x06amount\x12)\n" +
+	"\treference\x18\x05 \x01(\tB\v\xbaH\br\x06\x18d\xba\x01\x01\x00R\treference:\x81\x01\xbaH~\x1a|\n" +
 	"\x17payment.accounts.differ\x121payer_account_id and payee_account_id must differ\x1a.this.payer_account_id != this.payee_account_id\"L\n" +
 	"\x15CreatePaymentResponse\x123\n" +
-	"\apayment\x18\x01 \x01(\v2\x19.bank.payments.v1.PaymentR\apayment\"\xae\x02\n" +
+	"\apayment\x18\x01 \x01(\v2\x19.bank.payments.v1.PaymentR\apayment\"\xb2\x02\n" +
 	"\x12DepositCashRequest\x12;\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\b\x18@2\x11^[A-Za-z0-9._-]+$R\trequestId\x128\n" +
 	"\n" +
 	"account_id\x18\x02 \x01(\tB\x19\xbaH\x16r\x142\x12^acc-[a-z2-7]{26}$R\taccountId\x12z\n" +
 	"\x06amount\x18\x03 \x01(\v2\x14.bank.money.v1.MoneyBL\xbaHI\xba\x01C\n" +
-	"\x17deposit.amount.positive\x12\x12must be above zero\x1a\x14this.minor_units > 0\xc8\x01\x01R\x06amount\x12%\n" +
-	"\treference\x18\x04 \x01(\tB\a\xbaH\x04r\x02\x18dR\treference\"J\n" +
+	"\x17deposit.amount.positive\x12\x12must be above zero\x1a\x14this.minor_units > 0\xc8\x01\x01R\x06amount\x12)\n" +
+	"\treference\x18\x04 \x01(\tB\v\xbaH\br\x06\x18d\xba\x01\x01\x00R\treference\"J\n" +
 	"\x13DepositCashResponse\x123\n" +
 	"\apayment\x18\x01 \x01(\v2\x19.bank.payments.v1.PaymentR\apayment\"M\n" +
 	"\x11GetPaymentRequest\x128\n" +
