@@ -8,6 +8,7 @@ package activity
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -25,6 +26,8 @@ const (
 	batch = 64
 	// defaultPoll is how often Poll looks for what another process on the same database has changed.
 	defaultPoll = time.Second
+	// readTimeout bounds each reading: a database that went without a word gives no error for many minutes, unless somebody gives up.
+	readTimeout = 10 * time.Second
 )
 
 // Store reads changes.
@@ -113,7 +116,7 @@ func (f *Feed) latest(ctx context.Context, watched []string) (map[string]int64, 
 	if len(watched) == 0 {
 		return nil, nil //nolint:nilnil // a map that nobody writes to
 	}
-	return f.store.Latest(ctx, watched)
+	return read(ctx, func(ctx context.Context) (map[string]int64, error) { return f.store.Latest(ctx, watched) })
 }
 
 func (f *Feed) watched() []string {
@@ -124,11 +127,12 @@ func (f *Feed) watched() []string {
 
 // Follow calls send with every change of an account's payments after a sequence, 0 being before the first: those that have
 // happened, then new ones as they happen. Each is sent once, in order. It holds a few dozen changes at a time, however slow send is. It
-// returns when ctx ends or send fails, always with an error.
+// returns when ctx ends or send fails, always with an error, and when the database does not serve, with payment.ErrOutcomeUnknown: the watcher
+// may come back.
 func (f *Feed) Follow(ctx context.Context, accountID string, after int64, send func(payment.Change) error) error {
 	if after != 0 {
 		// A position past the end, after a restore from a backup, would otherwise wait in silence while changes go by.
-		known, err := f.store.HasChange(ctx, accountID, after)
+		known, err := read(ctx, func(ctx context.Context) (bool, error) { return f.store.HasChange(ctx, accountID, after) })
 		if err != nil {
 			return err
 		}
@@ -140,7 +144,9 @@ func (f *Feed) Follow(ctx context.Context, accountID string, after int64, send f
 	news := f.subscribe(accountID)
 	defer f.unsubscribe(accountID, news)
 	for {
-		changes, err := f.store.Changes(ctx, accountID, after, batch)
+		changes, err := read(ctx, func(ctx context.Context) ([]payment.Change, error) {
+			return f.store.Changes(ctx, accountID, after, batch)
+		})
 		if err != nil {
 			return err
 		}
@@ -159,6 +165,17 @@ func (f *Feed) Follow(ctx context.Context, accountID string, after int64, send f
 			return ctx.Err()
 		}
 	}
+}
+
+// read calls f, for so long. That f has taken longer is the database's fault and not the reader's: the error then is payment.ErrOutcomeUnknown.
+func read[T any](ctx context.Context, f func(context.Context) (T, error)) (T, error) {
+	bounded, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	got, err := f(bounded)
+	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w: the database has not answered within %s: %w", payment.ErrOutcomeUnknown, readTimeout, err)
+	}
+	return got, err
 }
 
 func (f *Feed) subscribe(accountID string) chan struct{} {

@@ -3,7 +3,9 @@ package activity_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -198,4 +200,49 @@ func TestASlowWatcherHoldsOneBatchInMemory(t *testing.T) {
 	if c.most > 64 {
 		t.Errorf("%d changes were held at a time, want at most 64", c.most)
 	}
+}
+
+// vanished is the store of a database whose host went without a word: who reads gets no answer.
+type vanished struct{ polls atomic.Int64 }
+
+func (v *vanished) Changes(ctx context.Context, _ string, _ int64, _ int) ([]payment.Change, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func (v *vanished) HasChange(ctx context.Context, _ string, _ int64) (bool, error) {
+	<-ctx.Done()
+	return false, ctx.Err()
+}
+
+func (v *vanished) Latest(ctx context.Context, _ []string) (map[string]int64, error) {
+	v.polls.Add(1)
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func TestADatabaseThatDoesNotAnswerHoldsUpNobodyForLong(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		v := &vanished{}
+		f := activity.New(v, activity.WithLogger(slog.New(slog.DiscardHandler)), activity.WithPoll(time.Second))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		poll := make(chan error, 1)
+		go func() { poll <- f.Poll(ctx) }()
+		for ctx.Err() == nil {
+			for _, cursor := range []int64{0, 1} {
+				err := f.Follow(ctx, "acc-bob", cursor, func(payment.Change) error { return nil })
+				if ctx.Err() == nil && !errors.Is(err, payment.ErrOutcomeUnknown) {
+					t.Errorf("cursor %d: %v, want ErrOutcomeUnknown", cursor, err)
+				}
+			}
+		}
+		if err := <-poll; err != nil || v.polls.Load() < 3 {
+			t.Errorf("Poll read %d times in a minute (%v), want 3 or more", v.polls.Load(), err)
+		}
+		if ended := f.Follow(ctx, "acc-bob", 0, nil); errors.Is(ended, payment.ErrOutcomeUnknown) {
+			t.Errorf("%v: the watcher has left", ended)
+		}
+	})
 }
