@@ -14,6 +14,8 @@ const (
 	// take to store the answer.
 	askTimeout   = 15 * time.Second
 	storeTimeout = 10 * time.Second
+	// readTimeout bounds each reading of what there is to do.
+	readTimeout = 10 * time.Second
 	// defaultPatience is how long a caller who stays waits for a run: what takes longer is answered as it stands, before the callers of
 	// the caller lose patience.
 	defaultPatience = 4 * time.Second
@@ -50,8 +52,11 @@ type Steps interface {
 
 // LateHolds keeps which refused payments may have a hold all the same.
 type LateHolds interface {
-	// LateHolds returns at most limit of them, whose holds are to be released by now.
-	LateHolds(ctx context.Context, now time.Time, limit int) (ids []string, err error)
+	// LateHolds returns at most limit of them, whose holds are to be released by now, in order, after one; the zero LateHold is before the
+	// first.
+	LateHolds(ctx context.Context, now time.Time, after payment.LateHold, limit int) ([]payment.LateHold, error)
+	// HoldCame stores that there is a hold, which is to be released from a time on, unless that is known already.
+	HoldCame(ctx context.Context, id string, due time.Time) error
 	// Released stores that there is no hold any more.
 	Released(ctx context.Context, id string) error
 }

@@ -38,13 +38,13 @@ func (w *world) settle(t *rapid.T) {
 		}
 		err := eventually(func() bool {
 			ids, _, err := w.bank.observer.Unfinished(context.Background(), 0, 1)
-			late, errLate := w.bank.observer.LateHolds(context.Background(), w.bank.now(), 1)
+			late, errLate := w.bank.observer.LateHolds(context.Background(), w.bank.now(), payment.LateHold{}, 1)
 			return err == nil && errLate == nil && len(ids) == 0 && len(late) == 0
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.bank.ahead.Add(int64(time.Minute)) // the second time over, holds that came late are released
+		w.bank.ahead.Add(int64(time.Hour)) // the second time over, holds that came late are released
 	}
 }
 

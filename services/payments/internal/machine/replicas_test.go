@@ -174,11 +174,11 @@ func TestAHoldThatCameTooLateIsReleased(t *testing.T) {
 	if got := <-answer; got.State != payment.Refused || !b.hold(p.ID).active() {
 		t.Fatalf("%s with hold %v, want refused with an active one: the test does not do what it is to do", got.State, b.hold(p.ID))
 	}
-	b.ahead.Add(int64(time.Minute)) // no request can be under way any more
+	b.ahead.Add(int64(time.Hour)) // no request can be under way any more
 	third := b.startFor(t)
 	third.work()
 	err := eventually(func() bool {
-		late, err := b.observer.LateHolds(context.Background(), b.now(), 1)
+		late, err := b.observer.LateHolds(context.Background(), b.now(), payment.LateHold{}, 1)
 		return err == nil && len(late) == 0
 	})
 	if err != nil || b.hold(p.ID).active() {

@@ -112,6 +112,9 @@ func (m *Machine) finish(ctx context.Context, r *run) error {
 			return err
 		}
 		m.news.Changed(p.Accounts()...)
+		if next.to == payment.Held && p.State == payment.Refused {
+			m.holdCame(ctx, p.ID)
+		}
 		if next.stop != nil && p.State == next.to { // not where another process was first
 			r.saw(p)
 			return next.stop

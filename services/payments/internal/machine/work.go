@@ -2,9 +2,9 @@ package machine
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -28,8 +28,11 @@ type retry struct {
 }
 
 // Work takes up unfinished payments, at once and then whenever one was left, until ctx ends; it then returns nil. The longer a
-// payment cannot be finished, the less often it is tried.
+// payment cannot be finished, the less often it is tried. Meanwhile it releases what was set aside for payments that had been refused.
 func (m *Machine) Work(ctx context.Context) error {
+	var releasing sync.WaitGroup
+	releasing.Go(func() { m.releaseLate(ctx) })
+	defer releasing.Wait()
 	var running errgroup.Group
 	running.SetLimit(sweepWidth)
 	defer func() { _ = running.Wait() }() // what runs return is logged by them
@@ -54,13 +57,13 @@ func (m *Machine) Work(ctx context.Context) error {
 func (m *Machine) sweep(ctx context.Context, running *errgroup.Group) error {
 	began, unfinished := time.Now(), map[string]bool{}
 	for after := int64(0); ; {
-		ids, last, err := m.store.Unfinished(ctx, after, sweepPage)
+		ids, last, err := m.unfinished(ctx, after)
 		if err != nil {
 			return err
 		}
 		if len(ids) == 0 {
 			m.tidy(began, unfinished)
-			return m.releaseLate(ctx, running)
+			return nil
 		}
 		for _, id := range ids {
 			unfinished[id] = true
@@ -83,28 +86,11 @@ func (m *Machine) sweep(ctx context.Context, running *errgroup.Group) error {
 	}
 }
 
-// releaseLate starts to release what was set aside for payments that had been refused.
-func (m *Machine) releaseLate(ctx context.Context, running *errgroup.Group) error {
-	ids, err := m.store.LateHolds(ctx, m.now(), sweepPage)
-	if err != nil {
-		return err
-	}
-	for _, id := range ids {
-		running.Go(func() error {
-			err := m.neighbours.Ledger.Release(ctx, id)
-			if errors.Is(err, payment.ErrHoldCaptured) { // by whom? Nobody asks to capture for a payment that never was held
-				m.log.ErrorContext(ctx, "the hold of a refused payment was captured", "payment_id", id)
-			} else if err != nil && !errors.Is(err, payment.ErrNoHold) {
-				m.log.WarnContext(ctx, "cannot release what may be set aside for a refused payment", "payment_id", id, "error", err)
-				return nil // it stays due
-			}
-			if err := m.store.Released(ctx, id); err != nil && ctx.Err() == nil {
-				m.log.WarnContext(ctx, "released what was set aside for a refused payment, and does so again", "payment_id", id, "error", err)
-			}
-			return nil
-		})
-	}
-	return nil
+// unfinished reads a page. A database that went without a word gives no error for many minutes, unless somebody gives up.
+func (m *Machine) unfinished(ctx context.Context, after int64) (ids []string, last int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	return m.store.Unfinished(ctx, after, sweepPage)
 }
 
 func (m *Machine) running(id string) bool {

@@ -112,6 +112,12 @@ type Page struct {
 	Next int64
 }
 
+// LateHold says that money may be set aside for a payment that was refused, and when it is to be released.
+type LateHold struct {
+	PaymentID string
+	Due       time.Time
+}
+
 // Change is one change of state, seen from one account.
 type Change struct {
 	// Sequence grows with every change of the account's payments, in the order in which they can be seen.

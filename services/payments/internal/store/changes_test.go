@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -47,16 +48,12 @@ func TestARefusalForWantOfMoneyIsLookedAtOnceMoreWhenNoRequestIsUnderWay(t *test
 		p = advance(t, s, p, payment.Refused)
 		bring(t, s, create(t, s, order("request-2", "acc-a", "acc-b")), payment.Refused) // by risk: nothing was set aside
 		due := func(at time.Time) []string {
-			ids, err := s.LateHolds(t.Context(), at, 10)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return ids
+			return lateHolds(t, s, at, 10)
 		}
-		if got := due(p.UpdateTime.Add(29 * time.Second)); len(got) != 0 {
+		if got := due(p.UpdateTime.Add(5*time.Minute - time.Microsecond)); len(got) != 0 {
 			t.Errorf("%v is due while a request may be under way", got)
 		}
-		if diff := cmp.Diff([]string{p.ID}, due(p.UpdateTime.Add(30*time.Second))); diff != "" {
+		if diff := cmp.Diff([]string{p.ID}, due(p.UpdateTime.Add(5*time.Minute))); diff != "" {
 			t.Errorf("-want +got:\n%s", diff)
 		}
 		if err := s.Released(t.Context(), p.ID); err != nil {
@@ -66,6 +63,55 @@ func TestARefusalForWantOfMoneyIsLookedAtOnceMoreWhenNoRequestIsUnderWay(t *test
 			t.Errorf("%v is due after it was released", got)
 		}
 	})
+}
+
+// Pages go on where the last one ended, also among payments that come due at the same moment.
+func TestLateHoldsComeInPagesEachOnceTheOldestFirst(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, s *store.Store) {
+		var want []string
+		for n := range 3 {
+			var sameTime []string
+			for m := range 3 {
+				id := create(t, s, order(fmt.Sprintf("request-%d-%d", n, m), "acc-a", "acc-b")).ID
+				if err := s.HoldCame(t.Context(), id, noon.Add(time.Duration(n)*time.Second)); err != nil {
+					t.Fatal(err)
+				}
+				sameTime = append(sameTime, id)
+			}
+			slices.Sort(sameTime)
+			want = append(want, sameTime...)
+		}
+		if err := s.HoldCame(t.Context(), want[8], noon); err != nil { // it is known when
+			t.Fatal(err)
+		}
+		for _, size := range []int{1, 2, 3, 9, 10} {
+			if diff := cmp.Diff(want, lateHolds(t, s, noon.Add(2*time.Second), size)); diff != "" {
+				t.Errorf("pages of %d: -want +got:\n%s", size, diff)
+			}
+		}
+		if diff := cmp.Diff(want[:6], lateHolds(t, s, noon.Add(time.Second), 4)); diff != "" {
+			t.Errorf("a second before: -want +got:\n%s", diff)
+		}
+	})
+}
+
+// lateHolds returns what is due, read in pages.
+func lateHolds(t *testing.T, s *store.Store, at time.Time, size int) (ids []string) {
+	t.Helper()
+	for after := (payment.LateHold{}); ; {
+		page, err := s.LateHolds(t.Context(), at, after, size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, late := range page {
+			ids = append(ids, late.PaymentID)
+			after = late
+		}
+		if len(page) < size {
+			return ids
+		}
+	}
 }
 
 func TestChangesAreEveryStateOfEachPaymentForBothSides(t *testing.T) {

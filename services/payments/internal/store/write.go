@@ -13,9 +13,11 @@ import (
 	"github.com/countersign-mesh/countersign/services/payments/internal/payment"
 )
 
-// lateness is for how long a request to set money aside may be under way, with all that can hold it up on the way: much longer than
-// whoever sent it waits for the answer.
-const lateness = 30 * time.Second
+// lateness is for how long a request to set money aside may be under way after another one was refused. Whoever sends it asks for 15 s at
+// most, and is done 10 s later; the ledger has 10 s to commit. That is 35 s, which a process that was stopped on the way, or a clock that is
+// wrong, makes longer. A hold that comes after the look at it stays for ever, while one that is released minutes late is in a customer's way
+// until then, and no longer: so this is far above the sum.
+const lateness = 5 * time.Minute
 
 func isOutcomeUnknown(err error) bool { return errors.Is(err, database.ErrOutcomeUnknown) }
 
@@ -98,6 +100,19 @@ func decidedBefore(ctx context.Context, tx *sql.Tx, id string, decision payment.
 		return payment.ErrNotInReview
 	}
 	return err
+}
+
+// HoldCame stores that money is set aside for a refused payment. It is to be released from a time on, unless it is already known when.
+func (s *Store) HoldCame(ctx context.Context, id string, due time.Time) error {
+	err := away(database.InTx(ctx, s.db, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `INSERT INTO late_holds (payment_id, due_time) VALUES ($1, $2) ON CONFLICT (payment_id) DO NOTHING`,
+			id, due.UnixMicro())
+		return err
+	}))
+	if err != nil {
+		return fmt.Errorf("store that a hold came late: %w", err)
+	}
+	return nil
 }
 
 // Released stores that a late hold is no more.
