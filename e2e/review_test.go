@@ -90,10 +90,26 @@ func (d *desk) has(t *testing.T, bob int64, entries int) {
 	}
 }
 
+// review decides on a payment as it stands.
 func (d *desk) review(t *testing.T, id string, decision paymentsv1.ReviewDecision) error {
 	t.Helper()
-	_, err := d.payments.ReviewPayment(t.Context(), &paymentsv1.ReviewPaymentRequest{PaymentId: id, Decision: decision})
+	return d.decide(t, id, decision, d.version(t, id))
+}
+
+// decide decides on a payment as it was at a version.
+func (d *desk) decide(t *testing.T, id string, decision paymentsv1.ReviewDecision, version int64) error {
+	t.Helper()
+	_, err := d.payments.ReviewPayment(t.Context(), &paymentsv1.ReviewPaymentRequest{PaymentId: id, Decision: decision, Version: version})
 	return err
+}
+
+func (d *desk) version(t *testing.T, id string) int64 {
+	t.Helper()
+	response, err := d.payments.GetPayment(t.Context(), &paymentsv1.GetPaymentRequest{PaymentId: id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.GetPayment().GetVersion()
 }
 
 const (
@@ -144,12 +160,16 @@ func TestReview(t *testing.T) {
 	for _, held := range []*mobilev1.Transfer{good, bad} {
 		d.becomes(t, held.GetPaymentId(), inReview, "AMOUNT_CEILING")
 	}
+	seen := map[string]int64{good.GetPaymentId(): d.version(t, good.GetPaymentId()), bad.GetPaymentId(): d.version(t, bad.GetPaymentId())}
+	if err := d.decide(t, good.GetPaymentId(), approve, seen[good.GetPaymentId()]-1); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("a decision on a version that is past: %v", err)
+	}
 	d.has(t, 0, 0)
 	d.mesh.Kill(t, "payments", "risk")
 	d.mesh.Start(t, "risk", "payments")
 	for range 2 { // the same decision again changes nothing
 		for id, decision := range map[string]paymentsv1.ReviewDecision{good.GetPaymentId(): approve, bad.GetPaymentId(): refuse} {
-			if err := d.review(t, id, decision); err != nil {
+			if err := d.decide(t, id, decision, seen[id]); err != nil {
 				t.Fatalf("%v: %v", decision, err)
 			}
 		}
@@ -157,7 +177,7 @@ func TestReview(t *testing.T) {
 		d.becomes(t, bad.GetPaymentId(), turnedOut, "REVIEW_REFUSED")
 	}
 	for id, decision := range map[string]paymentsv1.ReviewDecision{good.GetPaymentId(): refuse, bad.GetPaymentId(): approve} {
-		if err := d.review(t, id, decision); status.Code(err) != codes.FailedPrecondition {
+		if err := d.decide(t, id, decision, seen[id]); status.Code(err) != codes.FailedPrecondition {
 			t.Errorf("the other decision after the first: %v", err)
 		}
 	}

@@ -33,14 +33,15 @@ func (p *player) review(ctx context.Context) error {
 		return err
 	}
 	expect(p, "Alice's payment of "+text(euros(carPrice))+" is held", mobilev1.TransferStatus_TRANSFER_STATUS_HELD, transfer.GetStatus())
-	if err := p.inReview(ctx, transfer.GetPaymentId(), "AMOUNT_CEILING"); err != nil {
+	seen, err := p.inReview(ctx, transfer.GetPaymentId(), "AMOUNT_CEILING")
+	if err != nil {
 		return err
 	}
 	if err := p.balances(" still"); err != nil {
 		return err
 	}
 	_, err = p.paymentClient().ReviewPayment(ctx, &paymentsv1.ReviewPaymentRequest{
-		PaymentId: transfer.GetPaymentId(), Decision: paymentsv1.ReviewDecision_REVIEW_DECISION_APPROVE,
+		PaymentId: transfer.GetPaymentId(), Decision: paymentsv1.ReviewDecision_REVIEW_DECISION_APPROVE, Version: seen.GetVersion(),
 	})
 	if err != nil {
 		return err
@@ -49,11 +50,11 @@ func (p *player) review(ctx context.Context) error {
 	return p.goesOn(ctx, transfer.GetPaymentId(), "the operator approves it, and it is posted", carPrice)
 }
 
-// inReview checks that a payment waits for a person, or for risk, and why.
-func (p *player) inReview(ctx context.Context, paymentID, code string) error {
+// inReview checks that a payment waits for a person, or for risk, and why, and returns it.
+func (p *player) inReview(ctx context.Context, paymentID, code string) (*paymentsv1.Payment, error) {
 	r, err := p.paymentClient().GetPayment(ctx, &paymentsv1.GetPaymentRequest{PaymentId: paymentID})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	payment := r.GetPayment()
 	for _, reason := range payment.GetReasons() {
@@ -62,7 +63,7 @@ func (p *player) inReview(ctx context.Context, paymentID, code string) error {
 	waits := payment.GetState() == paymentsv1.PaymentState_PAYMENT_STATE_IN_REVIEW &&
 		slices.ContainsFunc(payment.GetReasons(), func(r *paymentsv1.Reason) bool { return r.GetCode() == code })
 	p.check(waits, "it is in review, with the reason "+code, fmt.Sprint(payment))
-	return nil
+	return payment, nil
 }
 
 // goesOn waits until a payment from Alice to Bob is posted, and checks what both have then.
@@ -126,7 +127,7 @@ func (p *player) riskAway(ctx context.Context) (err error) {
 		return err
 	}
 	expect(p, "Alice's payment of "+text(euros(lunch))+" waits", mobilev1.TransferStatus_TRANSFER_STATUS_HELD, transfer.GetStatus())
-	if err := p.inReview(ctx, transfer.GetPaymentId(), "RISK_UNAVAILABLE"); err != nil {
+	if _, err := p.inReview(ctx, transfer.GetPaymentId(), "RISK_UNAVAILABLE"); err != nil {
 		return err
 	}
 	if err := p.balances(" still"); err != nil {

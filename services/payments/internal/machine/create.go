@@ -25,10 +25,11 @@ func (m *Machine) Create(ctx context.Context, order payment.Order) (payment.Paym
 	return m.carry(ctx, p)
 }
 
-// Review stores what a person decided on a payment in review, and runs it as far as it goes. The error is payment.ErrNotFound or
-// payment.ErrNotInReview.
-func (m *Machine) Review(ctx context.Context, id string, decision payment.Decision, by string) (payment.Payment, error) {
-	p, err := m.store.Review(ctx, id, payment.Review{Decision: decision, By: by, Time: m.now()})
+// Review stores what a person decided on a payment in review, at the review's version and now, and runs it as far as it goes. The error is
+// payment.ErrNotFound or payment.ErrNotInReview.
+func (m *Machine) Review(ctx context.Context, id string, review payment.Review) (payment.Payment, error) {
+	review.Time = m.now()
+	p, err := m.store.Review(ctx, id, review)
 	if err != nil {
 		return payment.Payment{}, err
 	}

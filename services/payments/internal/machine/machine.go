@@ -27,7 +27,7 @@ type Store interface {
 	Steps
 	LateHolds
 	// Review stores what a person decided on a payment in review, with the step that follows. The error is payment.ErrNotFound, or
-	// payment.ErrNotInReview for a payment that is not, unless the last decision on it was the same.
+	// payment.ErrNotInReview for a payment that is not, at the version that the person has seen, unless the same was decided on that version.
 	Review(ctx context.Context, id string, review payment.Review) (payment.Payment, error)
 }
 

@@ -180,7 +180,9 @@ func (w *world) review(t *rapid.T) {
 		w.approved[p.ID] = true // also when the answer gets lost
 		w.mu.Unlock()
 	}
-	p, err = w.replicas[i].Review(context.Background(), p.ID, decision, "spiffe://bank.test/operator")
+	p, err = w.replicas[i].Review(context.Background(), p.ID, payment.Review{
+		Version: p.Version, Decision: decision, By: "spiffe://bank.test/operator",
+	})
 	switch {
 	case err == nil:
 		w.told(t, before, p)

@@ -6,8 +6,9 @@ import "errors"
 var (
 	ErrNotFound      = errors.New("no such payment")
 	ErrRequestReused = errors.New("the request_id was used for other content; choose a new one")
-	// ErrNotInReview means that there is nothing to decide on, or that the other decision was taken.
-	ErrNotInReview = errors.New("the payment is not in review, or was decided on otherwise")
+	// ErrNotInReview means that there is nothing to decide on, that it is no longer what the person has seen, or that the other decision was
+	// taken on it.
+	ErrNotInReview = errors.New("the payment is not in review at this version; look at it again")
 	// ErrOutcomeUnknown means that it is not known whether something was stored.
 	ErrOutcomeUnknown = errors.New("the outcome is not yet known; send the same request again")
 	// ErrAway means that nothing was stored, because somebody who has to be asked first gave no answer.

@@ -24,6 +24,8 @@ func (d Decision) String() string {
 
 // Review is a decision, who took it and when.
 type Review struct {
+	// Version is that of the payment which the person has seen. What has changed since is not what was decided on.
+	Version  int64
 	Decision Decision
 	// By is the SPIFFE ID of whoever called.
 	By   string

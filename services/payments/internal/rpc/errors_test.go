@@ -86,7 +86,7 @@ func (a answering) Create(context.Context, payment.Order) (payment.Payment, erro
 	return payment.Payment{}, a.err
 }
 
-func (a answering) Review(context.Context, string, payment.Decision, string) (payment.Payment, error) {
+func (a answering) Review(context.Context, string, payment.Review) (payment.Payment, error) {
 	return payment.Payment{}, a.err
 }
 

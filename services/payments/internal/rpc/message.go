@@ -24,6 +24,7 @@ func message(p payment.Payment) *paymentsv1.Payment {
 		State:          state(p.State),
 		CreateTime:     timestamppb.New(p.CreateTime),
 		UpdateTime:     timestamppb.New(p.UpdateTime),
+		Version:        p.Version,
 	}
 	for _, reason := range p.Reasons {
 		m.Reasons = append(m.Reasons, &paymentsv1.Reason{Code: reason.Code, Message: reason.Message})

@@ -3,6 +3,7 @@ package rpc_test
 import (
 	"context"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -14,7 +15,7 @@ import (
 const (
 	approve, refuse  = paymentsv1.ReviewDecision_REVIEW_DECISION_APPROVE, paymentsv1.ReviewDecision_REVIEW_DECISION_REFUSE
 	posted, refused  = paymentsv1.PaymentState_PAYMENT_STATE_POSTED, paymentsv1.PaymentState_PAYMENT_STATE_REFUSED
-	notInReview      = "the payment is not in review, or was decided on otherwise"
+	notInReview      = "the payment is not in review at this version; look at it again"
 	nobodysPaymentID = "pay-aaaaaaaaaaaaaaaaaaaaaaaaaa"
 )
 
@@ -41,7 +42,7 @@ func TestAPersonDecidesOnWhatRiskDoesNotWantToDecide(t *testing.T) {
 			operator := b.as(t, "/operator")
 			review := func(decision paymentsv1.ReviewDecision) (*paymentsv1.Payment, error) {
 				response, err := operator.ReviewPayment(t.Context(), &paymentsv1.ReviewPaymentRequest{
-					PaymentId: created.GetPayment().GetPaymentId(), Decision: decision,
+					PaymentId: created.GetPayment().GetPaymentId(), Decision: decision, Version: created.GetPayment().GetVersion(),
 				})
 				return response.GetPayment(), err
 			}
@@ -72,10 +73,47 @@ func TestAPersonDecidesWhileRiskIsAway(t *testing.T) {
 		t.Fatalf("%v (%v), want RISK_UNAVAILABLE", created.GetPayment(), err)
 	}
 	response, err := b.as(t, "/operator").ReviewPayment(t.Context(), &paymentsv1.ReviewPaymentRequest{
-		PaymentId: created.GetPayment().GetPaymentId(), Decision: approve,
+		PaymentId: created.GetPayment().GetPaymentId(), Decision: approve, Version: created.GetPayment().GetVersion(),
 	})
 	if err != nil || response.GetPayment().GetState() != posted || b.postings() != 1 {
 		t.Errorf("%s (%v), %d in the ledger; want posted, 1", response.GetPayment().GetState(), err, b.postings())
+	}
+}
+
+// A person approves what waits for risk alone. By then risk has spoken, and wants a person to look: nobody has, at that.
+func TestADecisionIsOnWhatThePersonHasSeen(t *testing.T) {
+	t.Parallel()
+	b := newBank(t)
+	b.verdict = &riskv1.AssessPaymentResponse{Verdict: riskv1.Verdict_VERDICT_HOLD, Reasons: []*riskv1.Reason{{Code: "AMOUNT_CEILING"}}}
+	b.on("AssessPayment", func(context.Context) error { return status.Error(codes.PermissionDenied, "no") })
+	created, err := b.as(t, "/gateway").CreatePayment(t.Context(), request("request-1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen, operator := created.GetPayment(), b.as(t, "/operator")
+	b.on("AssessPayment", nil)
+	now, tick := seen, time.NewTicker(5*time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(20 * time.Second); now.GetReasons()[0].GetCode() != "AMOUNT_CEILING"; <-tick.C {
+		response, err := operator.GetPayment(t.Context(), &paymentsv1.GetPaymentRequest{PaymentId: seen.GetPaymentId()})
+		if err != nil || time.Now().After(deadline) {
+			t.Fatalf("%v (%v), want in review for risk's own reason", now, err)
+		}
+		now = response.GetPayment()
+	}
+	approves := func(p *paymentsv1.Payment) (*paymentsv1.Payment, error) {
+		response, err := operator.ReviewPayment(t.Context(), &paymentsv1.ReviewPaymentRequest{
+			PaymentId: p.GetPaymentId(), Decision: approve, Version: p.GetVersion(),
+		})
+		return response.GetPayment(), err
+	}
+	_, err = approves(seen)
+	wantStatus(t, err, codes.FailedPrecondition, notInReview)
+	if b.postings() != 0 {
+		t.Error("what nobody has looked at is in the ledger")
+	}
+	if p, err := approves(now); err != nil || p.GetState() != posted {
+		t.Errorf("%s (%v), want posted", p.GetState(), err)
 	}
 }
 
@@ -89,7 +127,7 @@ func TestARefusalAfterMoneyWasSetAsideMakesItAvailableAgain(t *testing.T) {
 		t.Fatalf("%v, %d active holds, want 1", err, b.active())
 	}
 	response, err := b.as(t, "/operator").ReviewPayment(t.Context(), &paymentsv1.ReviewPaymentRequest{
-		PaymentId: created.GetPayment().GetPaymentId(), Decision: refuse,
+		PaymentId: created.GetPayment().GetPaymentId(), Decision: refuse, Version: created.GetPayment().GetVersion(),
 	})
 	if err != nil || response.GetPayment().GetState() != refused || b.active() != 0 {
 		t.Errorf("%s (%v), %d active holds; want refused, none", response.GetPayment().GetState(), err, b.active())
@@ -104,15 +142,22 @@ func TestWhatIsNotInReviewIsNotDecidedOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	operator := b.as(t, "/operator")
-	_, err = operator.ReviewPayment(t.Context(), &paymentsv1.ReviewPaymentRequest{PaymentId: created.GetPayment().GetPaymentId(), Decision: approve})
+	_, err = operator.ReviewPayment(t.Context(), &paymentsv1.ReviewPaymentRequest{
+		PaymentId: created.GetPayment().GetPaymentId(), Decision: approve, Version: created.GetPayment().GetVersion(),
+	})
 	wantStatus(t, err, codes.FailedPrecondition, notInReview)
-	_, err = operator.ReviewPayment(t.Context(), &paymentsv1.ReviewPaymentRequest{PaymentId: nobodysPaymentID, Decision: approve})
+	_, err = operator.ReviewPayment(t.Context(), &paymentsv1.ReviewPaymentRequest{PaymentId: nobodysPaymentID, Decision: approve, Version: 1})
 	wantStatus(t, err, codes.NotFound, "no such payment")
-	_, err = operator.ReviewPayment(t.Context(), &paymentsv1.ReviewPaymentRequest{PaymentId: nobodysPaymentID})
-	if status.Code(err) != codes.InvalidArgument {
-		t.Errorf("no decision: %v, want InvalidArgument", err)
+	for name, incomplete := range map[string]*paymentsv1.ReviewPaymentRequest{
+		"no decision":     {PaymentId: nobodysPaymentID, Version: 1},
+		"no version":      {PaymentId: nobodysPaymentID, Decision: approve},
+		"not any version": {PaymentId: nobodysPaymentID, Decision: approve, Version: -1},
+	} {
+		if _, err = operator.ReviewPayment(t.Context(), incomplete); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%s: %v, want InvalidArgument", name, err)
+		}
 	}
-	_, err = b.as(t, "/gateway").ReviewPayment(t.Context(), &paymentsv1.ReviewPaymentRequest{PaymentId: nobodysPaymentID, Decision: approve})
+	_, err = b.as(t, "/gateway").ReviewPayment(t.Context(), &paymentsv1.ReviewPaymentRequest{PaymentId: nobodysPaymentID, Decision: approve, Version: 1})
 	if status.Code(err) != codes.PermissionDenied {
 		t.Errorf("the gateway: %v, want PermissionDenied", err)
 	}

@@ -22,7 +22,7 @@ type Maker interface {
 	// Create makes a payment and runs it as far as it goes.
 	Create(ctx context.Context, order payment.Order) (payment.Payment, error)
 	// Review stores what a person decided on a payment in review, and runs it as far as it goes.
-	Review(ctx context.Context, id string, decision payment.Decision, by string) (payment.Payment, error)
+	Review(ctx context.Context, id string, review payment.Review) (payment.Payment, error)
 }
 
 // Reader finds payments.
@@ -103,7 +103,7 @@ func (s *Server) ReviewPayment(ctx context.Context, req *paymentsv1.ReviewPaymen
 	if err != nil {
 		return nil, err
 	}
-	p, err := s.maker.Review(ctx, req.GetPaymentId(), decision(req.GetDecision()), by)
+	p, err := s.maker.Review(ctx, req.GetPaymentId(), payment.Review{Version: req.GetVersion(), Decision: decision(req.GetDecision()), By: by})
 	if err != nil {
 		return nil, s.status(ctx, err)
 	}

@@ -28,7 +28,7 @@ func TestAPaymentGoesFromTheWishToTheBooks(t *testing.T) {
 	want := &paymentsv1.Payment{
 		PaymentId: p.GetPaymentId(), RequestId: "request-1", Kind: paymentsv1.PaymentKind_PAYMENT_KIND_TRANSFER,
 		PayerAccountId: alice, PayeeAccountId: bob, Amount: eur(1234), Reference: "rent",
-		State: paymentsv1.PaymentState_PAYMENT_STATE_POSTED, CreateTime: p.GetCreateTime(), UpdateTime: p.GetUpdateTime(),
+		State: paymentsv1.PaymentState_PAYMENT_STATE_POSTED, CreateTime: p.GetCreateTime(), UpdateTime: p.GetUpdateTime(), Version: 4,
 	}
 	if diff := cmp.Diff(want, p, protocmp.Transform()); diff != "" {
 		t.Errorf("payment: -want +got:\n%s", diff)

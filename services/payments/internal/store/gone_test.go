@@ -32,7 +32,7 @@ func TestADatabaseThatIsGoneLeavesTheOutcomeUnknown(t *testing.T) {
 			_, err := s.Advance(ctx, p, payment.Step{To: payment.Assessed, Time: noon})
 			return err
 		},
-		"review": func(ctx context.Context) error { _, err := decide(ctx, s, p.ID, payment.Approve); return err },
+		"review": func(ctx context.Context) error { _, err := decide(ctx, s, p, payment.Approve); return err },
 		"get":    func(ctx context.Context) error { _, err := s.Get(ctx, p.ID); return err },
 		"by request": func(ctx context.Context) error {
 			_, err := s.ByRequest(ctx, p.Order)

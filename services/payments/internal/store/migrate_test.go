@@ -110,7 +110,11 @@ func TestADatabaseFromBeforeThereWereHoldsIsCarriedOver(t *testing.T) {
 	if latest, err := s.Latest(t.Context(), []string{"acc-a", "acc-b"}); err != nil || !cmp.Equal(latest, map[string]int64{"acc-a": 21, "acc-b": 22}) {
 		t.Errorf("latest after %s: %v (%v)", p.ID, latest, err)
 	}
-	if p, err = decide(t.Context(), s, "pay-held", payment.Approve); err != nil || p.State != payment.Assessed {
+	held, err := s.Get(t.Context(), "pay-held")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err = decide(t.Context(), s, held, payment.Approve); err != nil || p.State != payment.Assessed {
 		t.Errorf("review: %s (%v)", p.State, err)
 	}
 }
@@ -121,7 +125,7 @@ func TestWhatIsFinalOrHasHappenedIsNotChanged(t *testing.T) {
 	databasetest.Each(t, func(t *testing.T, dsn string) {
 		s := openStore(t, dsn)
 		p := bring(t, s, create(t, s, order("request-1", "acc-a", "acc-b")), payment.InReview)
-		if _, err := decide(t.Context(), s, p.ID, payment.Reject); err != nil {
+		if _, err := decide(t.Context(), s, p, payment.Reject); err != nil {
 			t.Fatal(err)
 		}
 		db := raw(t, dsn)

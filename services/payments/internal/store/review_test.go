@@ -12,8 +12,9 @@ import (
 	"github.com/countersign-mesh/countersign/services/payments/internal/store"
 )
 
-func decide(ctx context.Context, s *store.Store, id string, decision payment.Decision) (payment.Payment, error) {
-	return s.Review(ctx, id, payment.Review{Decision: decision, By: "spiffe://bank.test/operator", Time: noon})
+// decide decides on a payment as it was seen.
+func decide(ctx context.Context, s *store.Store, seen payment.Payment, decision payment.Decision) (payment.Payment, error) {
+	return s.Review(ctx, seen.ID, payment.Review{Version: seen.Version, Decision: decision, By: "spiffe://bank.test/operator", Time: noon})
 }
 
 func TestReview(t *testing.T) {
@@ -35,15 +36,15 @@ func TestReview(t *testing.T) {
 				p = bring(t, s, p, payment.Held)
 			}
 			p = advance(t, s, p, payment.InReview, payment.Reason{Code: "A"})
-			got, err := decide(t.Context(), s, p.ID, test.decision)
+			got, err := decide(t.Context(), s, p, test.decision)
 			if err != nil || got.State != test.want || got.Version != p.Version+1 || !cmp.Equal(test.reasons, got.Reasons) {
 				t.Errorf("%s: %s, version %d, %v (%v); want %s", name, got.State, got.Version, got.Reasons, err, test.want)
 			}
-			again, err := decide(t.Context(), s, p.ID, test.decision)
+			again, err := decide(t.Context(), s, p, test.decision)
 			if diff := cmp.Diff(got, again); diff != "" || err != nil {
 				t.Errorf("%s: the same decision again: %v; -want +got:\n%s", name, err, diff)
 			}
-			if _, err := decide(t.Context(), s, p.ID, 3-test.decision); !errors.Is(err, payment.ErrNotInReview) {
+			if _, err := decide(t.Context(), s, p, 3-test.decision); !errors.Is(err, payment.ErrNotInReview) {
 				t.Errorf("%s: then the other decision: %v, want ErrNotInReview", name, err)
 			}
 		}
@@ -58,31 +59,64 @@ func TestWhatIsNotInReviewIsNotDecidedOn(t *testing.T) {
 				continue
 			}
 			p := bring(t, s, create(t, s, order("request-"+state.String(), "acc-a", "acc-b")), state)
-			if _, err := decide(t.Context(), s, p.ID, payment.Approve); !errors.Is(err, payment.ErrNotInReview) {
+			if _, err := decide(t.Context(), s, p, payment.Approve); !errors.Is(err, payment.ErrNotInReview) {
 				t.Errorf("%s: %v, want ErrNotInReview", state, err)
 			}
 		}
-		if _, err := decide(t.Context(), s, "pay-none", payment.Approve); !errors.Is(err, payment.ErrNotFound) {
+		if _, err := decide(t.Context(), s, payment.Payment{ID: "pay-none", Version: 1}, payment.Approve); !errors.Is(err, payment.ErrNotFound) {
 			t.Errorf("no payment: %v, want ErrNotFound", err)
 		}
 	})
 }
 
-// A payment that comes back into review is decided on anew, whatever was decided the first time.
+// A payment that comes back into review is decided on anew, whatever was decided the first time. A decision is on what its person has seen:
+// one that comes late, or once more, decides on nothing else.
 func TestASecondReviewDecidesAnew(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, s *store.Store) {
-		p := bring(t, s, create(t, s, order("request-1", "acc-a", "acc-b")), payment.InReview)
-		p, err := decide(t.Context(), s, p.ID, payment.Approve)
+		first := bring(t, s, create(t, s, order("request-1", "acc-a", "acc-b")), payment.InReview)
+		approved, err := decide(t.Context(), s, first, payment.Approve)
 		if err != nil {
 			t.Fatal(err)
 		}
-		advance(t, s, p, payment.InReview, payment.Because(payment.CodeLedgerRejected)...)
-		if p, err = decide(t.Context(), s, p.ID, payment.Reject); err != nil || p.State != payment.Refused {
-			t.Errorf("%s (%v), want refused", p.State, err)
+		second := advance(t, s, approved, payment.InReview, payment.Because(payment.CodeLedgerRejected)...)
+		again, err := decide(t.Context(), s, first, payment.Approve)
+		if diff := cmp.Diff(second, again); err != nil || diff != "" {
+			t.Errorf("the first decision again: %v; -in review +answered:\n%s", err, diff)
 		}
-		if _, err := decide(t.Context(), s, p.ID, payment.Approve); !errors.Is(err, payment.ErrNotInReview) {
-			t.Errorf("the first decision again: %v, want ErrNotInReview", err)
+		for name, seen := range map[string]payment.Payment{"the first": first, "none that was in review": approved} {
+			if _, err := decide(t.Context(), s, seen, payment.Reject); !errors.Is(err, payment.ErrNotInReview) {
+				t.Errorf("the other decision on %s: %v, want ErrNotInReview", name, err)
+			}
+		}
+		refused, err := decide(t.Context(), s, second, payment.Reject)
+		if err != nil || refused.State != payment.Refused {
+			t.Errorf("%s (%v), want refused", refused.State, err)
+		}
+		for name, seen := range map[string]payment.Payment{"the first": first, "the second": second} {
+			want := map[payment.Decision]bool{payment.Approve: seen.Version == first.Version, payment.Reject: seen.Version == second.Version}
+			for decision, taken := range want {
+				got, err := decide(t.Context(), s, seen, decision)
+				if taken && (err != nil || got.State != payment.Refused) || !taken && !errors.Is(err, payment.ErrNotInReview) {
+					t.Errorf("in the end, %s on %s: %s (%v)", decision, name, got.State, err)
+				}
+			}
+		}
+	})
+}
+
+// Risk has said what it thinks since a person has looked.
+func TestAReviewOfWhatHasChangedIsNone(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, s *store.Store) {
+		seen := advance(t, s, create(t, s, order("request-1", "acc-a", "acc-b")), payment.InReview, payment.Because(payment.CodeRiskUnavailable)...)
+		want := advance(t, s, seen, payment.InReview, payment.Reason{Code: "AMOUNT_CEILING"})
+		if _, err := decide(t.Context(), s, seen, payment.Approve); !errors.Is(err, payment.ErrNotInReview) {
+			t.Errorf("%v, want ErrNotInReview", err)
+		}
+		got, err := s.Get(t.Context(), seen.ID)
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("%v; -want +got:\n%s", err, diff)
 		}
 	})
 }
@@ -96,8 +130,8 @@ func TestOfManyDecisionsAtOnceOneIsTaken(t *testing.T) {
 			p = advance(t, s, p, payment.InReview, payment.Because(payment.CodeRiskUnavailable)...)
 			var group sync.WaitGroup
 			errs := make([]error, 2)
-			group.Go(func() { _, errs[0] = decide(context.Background(), s, p.ID, payment.Approve) })
-			group.Go(func() { _, errs[1] = decide(context.Background(), s, p.ID, payment.Reject) })
+			group.Go(func() { _, errs[0] = decide(context.Background(), s, p, payment.Approve) })
+			group.Go(func() { _, errs[1] = decide(context.Background(), s, p, payment.Reject) })
 			group.Go(func() {
 				if _, err := s.Advance(context.Background(), p, payment.Step{To: payment.Refused, Time: noon}); err != nil {
 					t.Error(err)

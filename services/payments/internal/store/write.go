@@ -62,8 +62,8 @@ func (s *Store) Advance(ctx context.Context, seen payment.Payment, step payment.
 	return stored, nil
 }
 
-// Review stores what a person decided on a payment in review, and takes the step that follows. Where the payment is not in review, it
-// changes nothing, and the error is payment.ErrNotInReview unless the last decision was the same one.
+// Review stores what a person decided on a payment in review, and takes the step that follows. Where the payment is not in review at the
+// version that the person has seen, it changes nothing, and the error is payment.ErrNotInReview unless the same was decided on that version.
 func (s *Store) Review(ctx context.Context, id string, review payment.Review) (payment.Payment, error) {
 	seen, err := s.Get(ctx, id)
 	if err != nil {
@@ -75,9 +75,9 @@ func (s *Store) Review(ctx context.Context, id string, review payment.Review) (p
 		if err != nil {
 			return err
 		}
-		if p.State != payment.InReview {
+		if p.State != payment.InReview || p.Version != review.Version {
 			stored = p
-			return decidedBefore(ctx, tx, id, review.Decision)
+			return decidedBefore(ctx, tx, id, review)
 		}
 		_, err = tx.ExecContext(ctx, `INSERT INTO reviews (payment_id, version, decision, decided_by, decide_time) VALUES ($1, $2, $3, $4, $5)`,
 			id, p.Version, review.Decision.String(), review.By, review.Time.UnixMicro())
@@ -93,10 +93,10 @@ func (s *Store) Review(ctx context.Context, id string, review payment.Review) (p
 	return stored, nil
 }
 
-func decidedBefore(ctx context.Context, tx *sql.Tx, id string, decision payment.Decision) error {
-	var last string
-	err := tx.QueryRowContext(ctx, `SELECT decision FROM reviews WHERE payment_id = $1 ORDER BY version DESC LIMIT 1`, id).Scan(&last)
-	if errors.Is(err, sql.ErrNoRows) || err == nil && last != decision.String() {
+func decidedBefore(ctx context.Context, tx *sql.Tx, id string, review payment.Review) error {
+	var decided string
+	err := tx.QueryRowContext(ctx, `SELECT decision FROM reviews WHERE payment_id = $1 AND version = $2`, id, review.Version).Scan(&decided)
+	if errors.Is(err, sql.ErrNoRows) || err == nil && decided != review.Decision.String() {
 		return payment.ErrNotInReview
 	}
 	return err

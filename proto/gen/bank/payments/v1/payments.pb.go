@@ -291,7 +291,9 @@ type Payment struct {
 	// When it was made.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// When its state last changed.
-	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	// Grows with every change of state or reasons; ReviewPayment takes it. Not set in WatchPayments, which tells of what may have changed since.
+	Version       int64 `protobuf:"varint,12,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -401,6 +403,13 @@ func (x *Payment) GetUpdateTime() *timestamppb.Timestamp {
 		return x.UpdateTime
 	}
 	return nil
+}
+
+func (x *Payment) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
 }
 
 // CreatePaymentRequest is the request of CreatePayment.
@@ -977,7 +986,9 @@ type ReviewPaymentRequest struct {
 	// The payment in review.
 	PaymentId string `protobuf:"bytes,1,opt,name=payment_id,json=paymentId,proto3" json:"payment_id,omitempty"`
 	// What the person decided.
-	Decision      ReviewDecision `protobuf:"varint,2,opt,name=decision,proto3,enum=bank.payments.v1.ReviewDecision" json:"decision,omitempty"`
+	Decision ReviewDecision `protobuf:"varint,2,opt,name=decision,proto3,enum=bank.payments.v1.ReviewDecision" json:"decision,omitempty"`
+	// version of the payment that the person has looked at: what it was in review for then is what is decided on.
+	Version       int64 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1024,6 +1035,13 @@ func (x *ReviewPaymentRequest) GetDecision() ReviewDecision {
 		return x.Decision
 	}
 	return ReviewDecision_REVIEW_DECISION_UNSPECIFIED
+}
+
+func (x *ReviewPaymentRequest) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
 }
 
 // ReviewPaymentResponse is the response of ReviewPayment.
@@ -1079,7 +1097,7 @@ const file_bank_payments_v1_payments_proto_rawDesc = "" +
 	"\x1fbank/payments/v1/payments.proto\x12\x10bank.payments.v1\x1a\x19bank/money/v1/money.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"6\n" +
 	"\x06Reason\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\xfe\x03\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\x98\x04\n" +
 	"\aPayment\x12\x1d\n" +
 	"\n" +
 	"payment_id\x18\x01 \x01(\tR\tpaymentId\x12\x1d\n" +
@@ -1096,7 +1114,8 @@ const file_bank_payments_v1_payments_proto_rawDesc = "" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12;\n" +
 	"\vupdate_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTime\"\x88\x04\n" +
+	"updateTime\x12\x18\n" +
+	"\aversion\x18\f \x01(\x03R\aversion\"\x88\x04\n" +
 	"\x14CreatePaymentRequest\x12;\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\b\x18@2\x11^[A-Za-z0-9._-]+$R\trequestId\x12C\n" +
@@ -1139,12 +1158,13 @@ const file_bank_payments_v1_payments_proto_rawDesc = "" +
 	"\x06cursor\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\x06cursor\"d\n" +
 	"\x15WatchPaymentsResponse\x123\n" +
 	"\apayment\x18\x01 \x01(\v2\x19.bank.payments.v1.PaymentR\apayment\x12\x16\n" +
-	"\x06cursor\x18\x02 \x01(\tR\x06cursor\"\x9a\x01\n" +
+	"\x06cursor\x18\x02 \x01(\tR\x06cursor\"\xbd\x01\n" +
 	"\x14ReviewPaymentRequest\x128\n" +
 	"\n" +
 	"payment_id\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^pay-[a-z2-7]{26}$R\tpaymentId\x12H\n" +
 	"\bdecision\x18\x02 \x01(\x0e2 .bank.payments.v1.ReviewDecisionB\n" +
-	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\bdecision\"L\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\bdecision\x12!\n" +
+	"\aversion\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02 \x00R\aversion\"L\n" +
 	"\x15ReviewPaymentResponse\x123\n" +
 	"\apayment\x18\x01 \x01(\v2\x19.bank.payments.v1.PaymentR\apayment*\x86\x02\n" +
 	"\fPaymentState\x12\x1d\n" +

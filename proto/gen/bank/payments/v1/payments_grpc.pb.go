@@ -72,11 +72,13 @@ type PaymentServiceClient interface {
 	// Errors: INVALID_ARGUMENT for a cursor that this method did not issue for this account.
 	WatchPayments(ctx context.Context, in *WatchPaymentsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchPaymentsResponse], error)
 	// ReviewPayment decides on a payment in PAYMENT_STATE_IN_REVIEW: approved, it goes on without being assessed again; otherwise it is refused, and
-	// what was set aside for it is available again. The same decision again answers the payment in its present state.
+	// what was set aside for it is available again. The decision is on the version of the payment that the person has seen. The same decision on
+	// the same version again answers the payment in its present state, also when it is in review for another reason by then.
 	//
 	// Called by the operator only.
 	//
-	// Errors: NOT_FOUND; FAILED_PRECONDITION when the payment is not in review, or the other decision was taken before.
+	// Errors: NOT_FOUND; FAILED_PRECONDITION when the payment is not in review at this version, because it has changed since the person looked, or was
+	// decided on otherwise: look at it again.
 	ReviewPayment(ctx context.Context, in *ReviewPaymentRequest, opts ...grpc.CallOption) (*ReviewPaymentResponse, error)
 }
 
@@ -200,11 +202,13 @@ type PaymentServiceServer interface {
 	// Errors: INVALID_ARGUMENT for a cursor that this method did not issue for this account.
 	WatchPayments(*WatchPaymentsRequest, grpc.ServerStreamingServer[WatchPaymentsResponse]) error
 	// ReviewPayment decides on a payment in PAYMENT_STATE_IN_REVIEW: approved, it goes on without being assessed again; otherwise it is refused, and
-	// what was set aside for it is available again. The same decision again answers the payment in its present state.
+	// what was set aside for it is available again. The decision is on the version of the payment that the person has seen. The same decision on
+	// the same version again answers the payment in its present state, also when it is in review for another reason by then.
 	//
 	// Called by the operator only.
 	//
-	// Errors: NOT_FOUND; FAILED_PRECONDITION when the payment is not in review, or the other decision was taken before.
+	// Errors: NOT_FOUND; FAILED_PRECONDITION when the payment is not in review at this version, because it has changed since the person looked, or was
+	// decided on otherwise: look at it again.
 	ReviewPayment(context.Context, *ReviewPaymentRequest) (*ReviewPaymentResponse, error)
 	mustEmbedUnimplementedPaymentServiceServer()
 }
