@@ -24,10 +24,8 @@ func (m *Machine) ask(ctx context.Context, p payment.Payment) answer {
 		return m.assess(ctx, p)
 	case transfer && p.State == payment.Assessed:
 		return m.reserve(ctx, p)
-	case p.State == payment.Held:
+	case p.State == payment.Held, p.State == payment.Unknown && p.Hold:
 		return m.capture(ctx, p)
-	case p.State == payment.Unknown && p.Hold:
-		return m.captured(ctx, p)
 	case p.State == payment.Releasing:
 		return m.release(ctx, p)
 	default:
@@ -74,7 +72,9 @@ func (m *Machine) reserve(ctx context.Context, p payment.Payment) answer {
 	}
 }
 
-// capture looks at both accounts once more, since a payment may have waited for long, and then asks the ledger to post.
+// capture looks at both accounts once more, since a payment may have waited for long, and then asks the ledger to post. One that is unknown
+// may be posted already, and then stays so, whatever its accounts are now: its release tells. If it is not, an account that went out of use
+// meanwhile takes no part in it.
 func (m *Machine) capture(ctx context.Context, p payment.Payment) answer {
 	for _, account := range []struct{ side, id string }{{"paying", p.PayerAccountID}, {"paid", p.PayeeAccountID}} {
 		_, err := m.participant(ctx, account.side, account.id, p.Amount)

@@ -33,8 +33,8 @@
 //	                                     BALANCE_OUT_OF_RANGE                releasing
 //	                                     HOLD_RELEASED                       refused (LEDGER_REJECTED)
 //	                                     HOLD_CAPTURED, no hold, rejected    in review (LEDGER_REJECTED)
-//	unknown             ledger: Capture  none                                …
-//	                                     others                              as in held; accounts are not asked: it may be posted
+//	unknown             accounts, then   none                                …
+//	                    ledger: Capture  others                              as in held; if it is posted, releasing finds it so
 //	releasing           ledger: Release  released, no hold                   refused, for the reasons that it has
 //	                                     HOLD_CAPTURED                       by its own capture, as Capture tells: posted; else in review
 //	                                     none                                …

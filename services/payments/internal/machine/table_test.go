@@ -69,7 +69,11 @@ func cells() map[string]cell {
 
 		"unknown: posted":              {toUnknown, "", nil, 0, "held", to(payment.Posted), "", false},
 		"unknown: posted before":       {toUnknown, "", nil, 0, "captured", to(payment.Posted), "", false},
-		"unknown: frozen, but posted":  {toUnknown, "frozen", nil, 0, "captured", to(payment.Posted), "", false},
+		"unknown: accounts are away":   {toUnknown, atAccounts, none, 0, "held", away, "", true},
+		"unknown: away, but posted":    {toUnknown, atAccounts, none, 0, "captured", away, "", true},
+		"unknown: frozen":              {toUnknown, "frozen", nil, 0, "held", to(payment.Releasing, payment.Refused), "ACCOUNT_FROZEN", false},
+		"unknown: closed":              {toUnknown, "closed", nil, 0, "held", to(payment.Releasing, payment.Refused), "ACCOUNT_CLOSED", false},
+		"unknown: frozen, but posted":  {toUnknown, "frozen", nil, 0, "captured", to(payment.Releasing, payment.Posted), "", false},
 		"unknown: too little":          {toUnknown, beforeLedger, payment.ErrInsufficientFunds, 0, "held", to(payment.Releasing, payment.Refused), "INSUFFICIENT_FUNDS", false},
 		"unknown: out of range":        {toUnknown, beforeLedger, payment.ErrBalanceOutOfRange, 0, "held", to(payment.Releasing, payment.Refused), "BALANCE_OUT_OF_RANGE", false},
 		"unknown: released":            {toUnknown, "", nil, 0, "released", to(payment.Refused), rejected, false},
