@@ -78,18 +78,18 @@ func TestWhoIsGivenAHoldForARefusedPaymentReleasesIt(t *testing.T) {
 			p := stored(t, b, order, []payment.State{payment.Assessed})
 			var lost atomic.Bool
 			lost.Store(test.lost)
-			b.fault = func(_ context.Context, at, _ string) error {
+			b.fault = func(ctx context.Context, at, _ string) error {
 				switch {
 				case at == beforeRelease && lost.Load():
 					return errGone
 				case at != afterReserve: // this process has the hold; the other one was refused before, and is first to say so
 					return nil
 				}
-				refused, err := b.observer.Advance(context.Background(), p, payment.Step{
+				refused, err := b.observer.Advance(ctx, p, payment.Step{
 					To: payment.Refused, Reasons: payment.Because(payment.CodeInsufficientFunds), Time: b.now(),
 				})
 				if err == nil && refused.State == payment.Refused && test.workedOff {
-					err = b.observer.Released(context.Background(), p.ID)
+					err = b.observer.Released(ctx, p.ID)
 				}
 				return err
 			}
