@@ -54,7 +54,8 @@
 //
 // A refusal for want of money is no end of the story. Of two processes that ask for the same hold the first may be refused and the second,
 // after money has come in, not; if the first one's answer is stored first, there is a hold for a payment that is refused. So the store
-// notes such refusals, and Work releases the hold, which mostly is not there, when no request can be under way any more.
+// notes such refusals, and Work releases the hold, which mostly is not there, when no request can be under way any more. The second process,
+// if it lives to see that the payment is refused, releases its hold at once.
 //
 // What is posted without a hold lacks that: of two processes that ask to post the same deposit the first may be refused for want of room in a
 // balance and the second, after money has gone out, not. It takes a balance at the edge of what 64 bits hold.
