@@ -122,7 +122,7 @@ func (p *player) riskAway(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, risk.Signal(syscall.SIGCONT)) }()
 	p.note("risk, process %d, is stopped: it takes connections and answers nothing", risk.PID)
-	transfer, err := p.transfer(p.alice, p.bob, lunch, "lunch-"+p.run, "")
+	transfer, err := p.patientTransfer(ctx, lunch, "lunch-"+p.run)
 	if err != nil {
 		return err
 	}
@@ -137,4 +137,17 @@ func (p *player) riskAway(ctx context.Context) (err error) {
 		return err
 	}
 	return p.goesOn(ctx, transfer.GetPaymentId(), "risk goes on, and the payment with it: it is posted", lunch)
+}
+
+// patientTransfer pays Bob from Alice's account, and sends the same request again while the bank is not available, as its contract has it: a call
+// that waits for a service that is away may take longer than what is left of a connection whose SVIDs are about to be renewed.
+func (p *player) patientTransfer(ctx context.Context, minor int64, request string) (*mobilev1.Transfer, error) {
+	var transfer *mobilev1.Transfer
+	var last error
+	err := p.await(ctx, func() (done bool, _ error) {
+		transfer, last = p.transfer(p.alice, p.bob, minor, request, "")
+		refusal, refused := errors.AsType[*dial.StatusError](last)
+		return !refused || refusal.Status.Code() != codes.Unavailable, nil
+	})
+	return transfer, errors.Join(err, last)
 }
