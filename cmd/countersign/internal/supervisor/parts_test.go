@@ -123,6 +123,16 @@ func TestWhereServicesKeepTheirState(t *testing.T) {
 	}
 }
 
+// The DSN of the bank may hold a password, which is not for programs that keep no state.
+func TestNoProgramInheritsTheDSNOfTheBank(t *testing.T) {
+	t.Setenv("COUNTERSIGN_DSN", "postgres://bank:secret@db/{service}")
+	t.Setenv("COUNTERSIGN_OTHER", "kept")
+	inherited := strings.Join(environment(), "\n")
+	if strings.Contains(inherited, "secret") || !strings.Contains(inherited, "COUNTERSIGN_OTHER=kept") {
+		t.Errorf("a program inherits\n%s", inherited)
+	}
+}
+
 func TestADSNThatCannotBeRightIsRefused(t *testing.T) {
 	t.Parallel()
 	for dsn, want := range map[string]string{
@@ -130,8 +140,11 @@ func TestADSNThatCannotBeRightIsRefused(t *testing.T) {
 		"postgres://localhost/{service}": "",
 		"sqlite:/tmp/{service}.db":       "",
 		"postgres://bank:secret@db/bank": "{service}",
-		"mysql://bank:secret@{service}":  "mysql",
-		"{service}":                      "kind",
+		// All services would share the one database.
+		"postgres://{service}@db/bank":                       "a part of its name",
+		"postgres://bank@db/bank?application_name={service}": "a part of its name",
+		"mysql://bank:secret@{service}":                      "mysql",
+		"{service}":                                          "kind",
 	} {
 		err := Settings{DSN: dsn}.checkDSN()
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
