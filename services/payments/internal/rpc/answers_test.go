@@ -40,15 +40,16 @@ func TestWhatTheCallerIsTold(t *testing.T) {
 		code   codes.Code
 		text   string
 	}{
-		"a payer that does not exist":  {func(r *paymentsv1.CreatePaymentRequest) { r.PayerAccountId = nobody }, codes.NotFound, "the paying account does not exist"},
-		"a payee that does not exist":  {func(r *paymentsv1.CreatePaymentRequest) { r.PayeeAccountId = nobody }, codes.NotFound, "the paid account does not exist"},
-		"a closed payer":               {func(r *paymentsv1.CreatePaymentRequest) { r.PayerAccountId = closed }, codes.FailedPrecondition, "the paying account is closed"},
-		"a frozen payer":               {func(r *paymentsv1.CreatePaymentRequest) { r.PayerAccountId = frozen }, codes.FailedPrecondition, "the paying account is frozen"},
-		"a frozen payee":               {func(r *paymentsv1.CreatePaymentRequest) { r.PayeeAccountId = frozen }, codes.FailedPrecondition, "the paid account is frozen"},
-		"a payee of another currency":  {func(r *paymentsv1.CreatePaymentRequest) { r.PayeeAccountId = dollar }, codes.FailedPrecondition, "the paid account is of another currency"},
-		"a request ID that was used":   {func(r *paymentsv1.CreatePaymentRequest) { r.RequestId = "request-used"; r.Reference = "x" }, codes.AlreadyExists, "the request_id was used for other content; choose a new one"},
-		"the same account twice":       {func(r *paymentsv1.CreatePaymentRequest) { r.PayeeAccountId = alice }, codes.InvalidArgument, "validation error: payer_account_id and payee_account_id must differ"},
-		"an amount that is below zero": {func(r *paymentsv1.CreatePaymentRequest) { r.Amount = eur(-1) }, codes.InvalidArgument, "validation error: amount: must be above zero"},
+		"a payer that does not exist":           {func(r *paymentsv1.CreatePaymentRequest) { r.PayerAccountId = nobody }, codes.NotFound, "the paying account does not exist"},
+		"a payee that does not exist":           {func(r *paymentsv1.CreatePaymentRequest) { r.PayeeAccountId = nobody }, codes.NotFound, "the paid account does not exist"},
+		"a closed payer":                        {func(r *paymentsv1.CreatePaymentRequest) { r.PayerAccountId = closed }, codes.FailedPrecondition, "the paying account is closed"},
+		"a frozen payer":                        {func(r *paymentsv1.CreatePaymentRequest) { r.PayerAccountId = frozen }, codes.FailedPrecondition, "the paying account is frozen"},
+		"a frozen payee":                        {func(r *paymentsv1.CreatePaymentRequest) { r.PayeeAccountId = frozen }, codes.FailedPrecondition, "the paid account is frozen"},
+		"a payee of another currency":           {func(r *paymentsv1.CreatePaymentRequest) { r.PayeeAccountId = dollar }, codes.FailedPrecondition, "the paid account is of another currency"},
+		"a request ID that was used":            {func(r *paymentsv1.CreatePaymentRequest) { r.RequestId = "request-used"; r.Reference = "x" }, codes.AlreadyExists, "the request_id was used for other content; choose a new one"},
+		"the same account twice":                {func(r *paymentsv1.CreatePaymentRequest) { r.PayeeAccountId = alice }, codes.InvalidArgument, "validation error: payer_account_id and payee_account_id must differ"},
+		"a NUL, which not every database keeps": {func(r *paymentsv1.CreatePaymentRequest) { r.Reference = "re\x00nt" }, codes.InvalidArgument, "validation error: reference: contains substring `\x00`"},
+		"an amount that is below zero":          {func(r *paymentsv1.CreatePaymentRequest) { r.Amount = eur(-1) }, codes.InvalidArgument, "validation error: amount: must be above zero"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
