@@ -53,6 +53,10 @@ type Decision struct {
 	// verdict would be if the rules in shadow were enforced.
 	ShadowRule    string
 	ShadowAllowed bool
+	// Subject is for which user the call was made, and TransactionID in which transaction, by a token that was verified. They are empty for a call without
+	// one, and for a token that was not looked at or not found good.
+	Subject       string
+	TransactionID string
 }
 
 // Recorder takes decisions. Record must not block: it is called on the path of every call.

@@ -3,6 +3,7 @@ package audit
 import (
 	"encoding/hex"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -16,6 +17,9 @@ const (
 	maxPeerID  = 2048
 	maxSerial  = 64
 	maxVersion = 64
+	// A transaction token has no longer ones, see package txntoken.
+	maxSubject     = 256
+	maxTransaction = 64
 )
 
 // record returns the message for the entry with the given sequence.
@@ -42,6 +46,8 @@ func (d *Decision) message() *auditv1.Decision {
 		Rule:          clip(d.Rule, maxText),
 		Reason:        clip(d.Reason, maxText),
 		PolicyVersion: clip(d.PolicyVersion, maxVersion),
+		Subject:       clip(plain(d.Subject), maxSubject),
+		TransactionId: clip(plain(d.TransactionID), maxTransaction),
 	}
 	if d.Allowed {
 		m.Verdict = auditv1.Verdict_VERDICT_ALLOWED
@@ -56,6 +62,17 @@ func (d *Decision) message() *auditv1.Decision {
 		m.TraceId = hex.EncodeToString(d.TraceID[:])
 	}
 	return m
+}
+
+// plain replaces what steers a terminal or ends a line of a log. A transaction token says nothing of the kind, but who verifies users' tokens is for the program to choose,
+// and the contract takes none of it.
+func plain(s string) string {
+	return strings.Map(func(c rune) rune {
+		if unicode.IsControl(c) {
+			return unicode.ReplacementChar
+		}
+		return c
+	}, s)
 }
 
 // clip makes text that came from outside fit into a field: a caller that names a method of ten thousand bytes, or one that is not

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"buf.build/go/protovalidate"
@@ -29,6 +30,8 @@ func TestADecisionBecomesAMessage(t *testing.T) {
 		TraceID:       [16]byte{0x4b, 15: 0x36},
 		ShadowRule:    "bank.yaml:104",
 		ShadowAllowed: true,
+		Subject:       "alice",
+		TransactionID: "txn-1",
 	}}
 	want := &auditv1.Record{Sequence: 7, Event: &auditv1.Record_Decision{Decision: &auditv1.Decision{
 		DecisionId:    "ab000000000000000000000000000001",
@@ -43,6 +46,8 @@ func TestADecisionBecomesAMessage(t *testing.T) {
 		TraceId:       "4b000000000000000000000000000036",
 		ShadowVerdict: auditv1.Verdict_VERDICT_ALLOWED,
 		ShadowRule:    "bank.yaml:104",
+		Subject:       "alice",
+		TransactionId: "txn-1",
 	}}}
 	if diff := cmp.Diff(want, e.record(7), protocmp.Transform()); diff != "" {
 		t.Errorf("message differs (-want +got):\n%s", diff)
@@ -82,11 +87,12 @@ func TestWhateverACallerSendsTheMessageIsValid(t *testing.T) {
 		"not UTF-8":            "/a\xff\xfe/b",
 		"long and not UTF-8":   strings.Repeat("\xff.", 5000),
 		"cut in mid character": strings.Repeat("x", 1023) + "€",
+		"steers a terminal":    "alice\x1b[2J\r\n2026 call allowed\x7f\u009b2J",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			q := NewQueue(nil)
-			q.Record(Decision{Time: time.Now(), PeerID: text, Method: text, Rule: text, Reason: text, PolicyVersion: text, ShadowRule: text})
+			q.Record(Decision{Time: time.Now(), PeerID: text, Method: text, Rule: text, Reason: text, PolicyVersion: text, ShadowRule: text, Subject: text, TransactionID: text})
 			r := q.slot(1).record(1)
 			if err := protovalidate.Validate(r); err != nil {
 				t.Error(err)
@@ -94,6 +100,18 @@ func TestWhateverACallerSendsTheMessageIsValid(t *testing.T) {
 			if !utf8.ValidString(r.GetDecision().GetMethod()) {
 				t.Errorf("method %q is not UTF-8", r.GetDecision().GetMethod())
 			}
+			if d := r.GetDecision(); strings.ContainsFunc(d.GetSubject()+d.GetTransactionId(), unicode.IsControl) {
+				t.Errorf("%q in %q steers what it is printed on", d.GetSubject(), d.GetTransactionId())
+			}
 		})
+	}
+}
+
+// What a transaction token may say goes through whole.
+func TestTheLongestUserOfATokenIsNotCut(t *testing.T) {
+	t.Parallel()
+	d := Decision{Subject: strings.Repeat("ü", maxSubject/2), TransactionID: strings.Repeat("x", maxTransaction)}
+	if m := d.message(); m.GetSubject() != d.Subject || m.GetTransactionId() != d.TransactionID {
+		t.Errorf("subject %q, transaction %q", m.GetSubject(), m.GetTransactionId())
 	}
 }

@@ -138,6 +138,8 @@ func (q *Queue) Record(d Decision) {
 	shorten(&d.Method)
 	shorten(&d.Rule)
 	shorten(&d.Reason)
+	shorten(&d.Subject)
+	shorten(&d.TransactionID)
 	q.mu.Lock()
 	wake := q.put(d)
 	q.mu.Unlock()

@@ -2,6 +2,7 @@ package authz
 
 import (
 	"context"
+	"time"
 
 	"github.com/countersign-mesh/countersign/pkg/policy"
 	"github.com/countersign-mesh/countersign/pkg/watchfile"
@@ -11,3 +12,6 @@ import (
 func (f *File) Refresh(ctx context.Context, text string) {
 	f.refresh(ctx, watchfile.Look[policy.Source]{Value: policy.Text(f.path, []byte(text))})
 }
+
+// WithClock sets the clock that tells whether the token of a stream has expired.
+func WithClock(now func() time.Time) GuardOption { return func(g *Guard) { g.now = now } }

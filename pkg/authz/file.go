@@ -5,6 +5,7 @@ package authz
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"sync"
@@ -27,6 +28,8 @@ type File struct {
 
 	mu       sync.Mutex
 	services map[string][]string
+	// userless are those of them whose server verifies no users' tokens.
+	userless map[string][]string
 	// failure is why the file as it is now is not in force; nil when it is.
 	failure  error
 	failures int
@@ -61,20 +64,30 @@ func (f *File) Policy() *policy.Policy { return f.current.Load() }
 // Revocations returns whom the policy in force revokes; see transport.Registry.Heed.
 func (f *File) Revocations() *identity.Revocations { return f.Policy().Revocations() }
 
-// Require makes the policy cover a server's services (see policy.Policy.Covers): it fails when the policy in force does not, and from
-// then on no policy comes into force that does not.
-func (f *File) Require(services map[string]grpc.ServiceInfo) error {
+// Require makes the policy cover a server's services (see policy.Policy.Covers), and have no rule with a user for them unless the server verifies users' tokens: it fails
+// when the policy in force is not so, and from then on no policy comes into force that is not.
+func (f *File) Require(services map[string]grpc.ServiceInfo, users bool) error {
 	served := methodsOf(services)
+	var userless map[string][]string
+	if !users {
+		userless = served
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.current.Load().Covers(served); err != nil {
+	if err := fits(f.current.Load(), served, userless); err != nil {
 		return err
 	}
 	if f.services == nil {
-		f.services = make(map[string][]string)
+		f.services, f.userless = make(map[string][]string), make(map[string][]string)
 	}
 	maps.Copy(f.services, served) // a process may have more than one server
+	maps.Copy(f.userless, userless)
 	return nil
+}
+
+// fits reports where a policy does not fit the services of a process.
+func fits(p *policy.Policy, services, userless map[string][]string) error {
+	return errors.Join(p.Covers(services), p.WithoutUsers(userless))
 }
 
 // methodsOf returns the names of the methods of each service.
@@ -117,11 +130,16 @@ func (f *File) Changed() <-chan struct{} {
 // Watch keeps the policy up to date until ctx ends, and returns nil then. A change is in force within a second. It sees
 // writes, renames into place, and a symlink that is turned to another target, as Kubernetes does with a ConfigMap.
 func (f *File) Watch(ctx context.Context) error {
-	return watchfile.Watch(ctx, watchfile.Content[policy.Source]{
-		Path:  f.path,
-		Read:  func() (policy.Source, error) { return policy.Read(f.path) },
-		Equal: policy.Source.Equal,
-	}, f.Policy().Source(), f.log, f.refresh)
+	inForce := f.Policy().Source()
+	latest := inForce // of all looks, so that a look that finds nothing new parses nothing
+	read := func() (policy.Source, error) {
+		now, err := latest.Again()
+		if err == nil {
+			latest = now
+		}
+		return now, err
+	}
+	return watchfile.Watch(ctx, watchfile.Content[policy.Source]{Path: f.path, Read: read, Equal: policy.Source.Equal}, inForce, f.log, f.refresh)
 }
 
 // refresh puts the file as it is now in force if it is good.
@@ -145,7 +163,7 @@ func (f *File) refresh(ctx context.Context, now watchfile.Look[policy.Source]) {
 // install puts a policy in force if it covers the services of this process.
 func (f *File) install(ctx context.Context, next *policy.Policy) {
 	f.mu.Lock()
-	err := next.Covers(f.services)
+	err := fits(next, f.services, f.userless)
 	if err != nil {
 		f.mu.Unlock()
 		f.reject(ctx, err)

@@ -215,7 +215,7 @@ func TestABrokenFileChangesNothing(t *testing.T) {
 			services := map[string]grpc.ServiceInfo{"bank.ledger.v1.LedgerService": {Methods: []grpc.MethodInfo{
 				{Name: "PostTransfer"}, {Name: "GetBalance"}, {Name: "Burn"},
 			}}}
-			if err := file.Require(services); err != nil {
+			if err := file.Require(services, true); err != nil {
 				t.Fatal(err)
 			}
 			before := file.Policy()
@@ -243,7 +243,7 @@ func TestABrokenFileChangesNothing(t *testing.T) {
 func TestRequireRefusesAPolicyThatDoesNotCover(t *testing.T) {
 	t.Parallel()
 	_, file, _ := watched(t, policyText)
-	err := file.Require(map[string]grpc.ServiceInfo{"bank.x.v1.X": {}})
+	err := file.Require(map[string]grpc.ServiceInfo{"bank.x.v1.X": {}}, true)
 	if err == nil || !strings.Contains(err.Error(), "bank.x.v1.X") {
 		t.Errorf("Require = %v", err)
 	}

@@ -2,6 +2,7 @@ package authz
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -36,6 +37,9 @@ type Guard struct {
 	// lines bounds how many denials a second are logged; the recorder gets all of them. unlogged counts the others.
 	lines    *rate.Limiter
 	unlogged atomic.Int64
+	answer   func(fullMethod string, denial error) error
+	users    Users
+	now      func() time.Time
 }
 
 const (
@@ -55,9 +59,16 @@ func WithRecorder(r audit.Recorder) GuardOption { return func(g *Guard) { g.reco
 // WithLogger sets where denied calls are logged; slog.Default by default.
 func WithLogger(log *slog.Logger) GuardOption { return func(g *Guard) { g.log = log } }
 
+// WithAnswer has the caller of a denied call told what answer makes of the denial. It changes nothing of the decision, nor of what is recorded and logged of it. It is
+// for a method whose callers understand another status better than PERMISSION_DENIED.
+func WithAnswer(answer func(fullMethod string, denial error) error) GuardOption {
+	return func(g *Guard) { g.answer = answer }
+}
+
 // NewGuard returns a Guard that decides by the policy in force at the moment of each decision.
 func NewGuard(policies Policies, opts ...GuardOption) *Guard {
-	g := &Guard{policies: policies, recorder: discard{}, log: slog.Default(), lines: rate.NewLimiter(denialLines, denialLineBurst)}
+	g := &Guard{policies: policies, recorder: discard{}, log: slog.Default(), lines: rate.NewLimiter(denialLines, denialLineBurst), now: time.Now}
+	g.answer = func(_ string, denial error) error { return denial }
 	for _, opt := range opts {
 		opt(g)
 	}
@@ -84,8 +95,18 @@ func (g *Guard) Admit(ctx context.Context, fullMethod string) error {
 // Unary guards unary calls.
 func (g *Guard) Unary() grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		if err := g.settle(ctx, g.decide(ctx, info.FullMethod, req)); err != nil {
+		d, with := g.decide(ctx, info.FullMethod, req), ctx
+		if d.verdict.NeedsUser {
+			enforced := d.verdict.Undecided
+			with, d.user = g.find(ctx)
+			d.user.enforced = enforced
+			d = d.on(req)
+		}
+		if err := g.settle(ctx, d); err != nil {
 			return nil, err
+		}
+		if d.verdict.Rule.User != "" {
+			ctx = with // and not where a rule in shadow alone asked for the user: it changes nothing
 		}
 		return handler(ctx, req)
 	}
@@ -109,21 +130,28 @@ func (g *Guard) Stream() grpc.StreamServerInterceptor {
 type decision struct {
 	method  string
 	peer    *identity.Peer // nil for nobody
+	user    found
+	request proto.Message // nil while it is not known
 	policy  *policy.Policy
 	verdict policy.Verdict
 }
 
-// decide is the one place where calls are decided on. request is nil while it is not known.
+// decide is the one place where calls are decided on. request is nil while it is not known; nor is the user known yet.
 func (g *Guard) decide(ctx context.Context, fullMethod string, request any) decision {
+	return g.begin(ctx, fullMethod).on(request)
+}
+
+// begin returns a decision that has yet to be made, by the policy in force.
+func (g *Guard) begin(ctx context.Context, fullMethod string) decision {
 	d := decision{method: fullMethod, policy: g.policies.Policy()}
 	d.peer, _ = identity.FromContext(ctx)
-	return d.on(request)
+	return d
 }
 
 // on returns the decision by the same policy for a request.
 func (d decision) on(request any) decision {
-	message, _ := request.(proto.Message) // what is none answers no condition
-	d.verdict = d.policy.Decide(policy.Call{Method: d.method, Peer: d.peer, Request: message})
+	d.request, _ = request.(proto.Message) // what is none answers no condition
+	d.verdict = d.policy.Decide(policy.Call{Method: d.method, Peer: d.peer, Request: d.request, User: d.user.user, UserErr: d.user.err})
 	return d
 }
 
@@ -134,7 +162,7 @@ func (d decision) asks() bool { return d.verdict.Undecided || d.verdict.Shadow.U
 func (g *Guard) settle(ctx context.Context, d decision) error {
 	record := audit.Decision{
 		ID:            audit.NewID(),
-		Time:          time.Now(),
+		Time:          g.now(),
 		Method:        d.method,
 		Allowed:       d.verdict.Allowed,
 		Rule:          d.verdict.Rule.Place(),
@@ -147,12 +175,18 @@ func (g *Guard) settle(ctx context.Context, d decision) error {
 	if d.peer != nil {
 		record.PeerID, record.PeerSerial = d.peer.ID.String(), d.peer.Serial
 	}
+	if d.user.user != nil { // found is never a user whose token is not good
+		record.Subject, record.TransactionID = d.user.user.Subject, d.user.user.Transaction
+	}
 	g.recorder.Record(record)
 	if record.Allowed {
 		return nil
 	}
 	g.logDenial(ctx, record)
-	return denied(record.ID)
+	if d.user.enforced && errors.Is(d.user.err, ErrUnavailable) {
+		return refused(codes.Unavailable, "the call's user cannot be verified now", "USER_UNVERIFIABLE", record.ID)
+	}
+	return g.answer(d.method, refused(codes.PermissionDenied, "permission denied", "DENIED", record.ID))
 }
 
 func (g *Guard) logDenial(ctx context.Context, d audit.Decision) {
@@ -165,15 +199,15 @@ func (g *Guard) logDenial(ctx context.Context, d audit.Decision) {
 		"method", method, "reason", d.Reason, "policy", d.PolicyVersion, "not_logged_before", g.unlogged.Swap(0))
 }
 
-// denied is what the caller of a denied call is told: that, and the ID under which an operator finds the reason.
-func denied(id audit.ID) error {
-	st, err := status.New(codes.PermissionDenied, "permission denied").WithDetails(&errdetails.ErrorInfo{
-		Reason:   "DENIED",
+// refused is what the caller of a denied call is told: that, and the ID under which an operator finds the reason.
+func refused(code codes.Code, text, reason string, id audit.ID) error {
+	st, err := status.New(code, text).WithDetails(&errdetails.ErrorInfo{
+		Reason:   reason,
 		Domain:   "countersign",
 		Metadata: map[string]string{"decision_id": id.String()},
 	})
 	if err != nil {
-		return status.Error(codes.PermissionDenied, "permission denied")
+		return status.Error(code, text)
 	}
 	return st.Err()
 }

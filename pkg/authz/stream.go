@@ -14,8 +14,8 @@ import (
 	"github.com/countersign-mesh/countersign/pkg/policy"
 )
 
-// errReopen ends a stream that another policy asks for the content of its messages, which are gone. It is no denial: opened again, the stream is
-// decided on from its first message.
+// errReopen ends a stream of which another policy asks what is not to be had any more: the content of its messages, which are gone; a user, whom its handler would have
+// had to know of from the start; a user's token that has not expired. It is no denial: opened again, the stream is decided on from its first message.
 var errReopen = status.Error(codes.Unavailable, "the policy has changed; open the stream again")
 
 // errTooEarly is why a stream that depends on its messages is sent nothing before one of them was judged.
@@ -43,6 +43,9 @@ type guardedStream struct {
 	deciding sync.Mutex
 	request  proto.Message
 	recorded recorded
+	user     streamUser
+	// opened is whether the handler has its context.
+	opened bool
 }
 
 // standing is how a stream stands under one policy. It is immutable.
@@ -70,6 +73,7 @@ func newGuardedStream(ss grpc.ServerStream, guard *Guard, info *grpc.StreamServe
 func (s *guardedStream) open() error {
 	s.deciding.Lock()
 	defer s.deciding.Unlock()
+	defer func() { s.opened = true }()
 	return s.decide()
 }
 
@@ -152,9 +156,27 @@ func (s *guardedStream) recheck() error {
 	return s.decide()
 }
 
+// ask asks the policy in force about the stream without its messages. The caller holds deciding.
+func (s *guardedStream) ask() decision {
+	d := s.guard.begin(s.ServerStream.Context(), s.method)
+	d.user = s.user.under(d.policy, s.guard.now())
+	if d = d.on(nil); !d.verdict.NeedsUser {
+		return d
+	}
+	ctx, user := s.guard.find(s.ctx)
+	user.enforced = d.verdict.Undecided
+	s.user = streamUser{found: user, policy: d.policy, late: s.opened}
+	d.user = user
+	d = d.on(nil)
+	if plain := d.verdict.Allowed && d.verdict.Rule.User == ""; !s.opened && !plain {
+		s.ctx = ctx // and not where a rule in shadow alone asked for the user: it changes nothing
+	}
+	return d
+}
+
 // decide asks the policy in force about the stream, with its request where that is the only one, and else without. The caller holds deciding.
 func (s *guardedStream) decide() error {
-	d := s.guard.decide(s.ServerStream.Context(), s.method, nil)
+	d := s.ask()
 	conditional := d.asks()
 	if conditional && s.request != nil {
 		d = d.on(s.request)
@@ -183,12 +205,16 @@ func (s *guardedStream) judge(m any) error {
 	if now := s.current(); now != nil && !now.conditional {
 		return nil
 	}
-	d := s.guard.decide(s.ServerStream.Context(), s.method, nil)
+	d := s.ask()
 	return s.settle(d.on(m), d.asks())
 }
 
 // settle ends the stream if it is denied, and records the decision if it is another than the last. The caller holds deciding.
 func (s *guardedStream) settle(d decision, conditional bool) error {
+	if s.user.outlived(d) || s.user.unseen(d) {
+		s.finish(errReopen)
+		return errReopen
+	}
 	this := recorded{d.policy, d.verdict.Rule, d.verdict.Shadow.Rule}
 	if !d.verdict.Allowed || s.recorded != this {
 		if err := s.guard.settle(s.ServerStream.Context(), d); err != nil {
@@ -209,8 +235,8 @@ func (s *guardedStream) refuseEarlyAnswer() error {
 	if err := s.denied(); err != nil || now.open { // by another goroutine meanwhile
 		return err
 	}
-	d := s.guard.decide(s.ServerStream.Context(), s.method, nil)
-	d.policy = now.policy
+	d := s.guard.begin(s.ServerStream.Context(), s.method)
+	d.policy, d.user = now.policy, s.user.found
 	d = d.on(nil)
 	d.verdict.Reason += "; " + errTooEarly.Error()
 	err := s.guard.settle(s.ServerStream.Context(), d)

@@ -2,17 +2,29 @@ package identity_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 
 	"github.com/countersign-mesh/countersign/pkg/identity"
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
 )
+
+var bankTest = spiffeid.RequireTrustDomainFromString("bank.test")
+
+// ruleOf returns the name of the rule that an error says was broken; "" if it says none.
+func ruleOf(err error) string {
+	if broken, ok := errors.AsType[*identity.RuleError](err); ok {
+		return broken.Rule
+	}
+	return ""
+}
 
 // eventually waits until ok holds.
 func eventually(t testing.TB, what string, ok func() bool) {

@@ -177,7 +177,7 @@ func valid(from, to time.Duration) meshtest.Template {
 	return func(c *x509.Certificate) { c.NotBefore, c.NotAfter = time.Now().Add(from), time.Now().Add(to) }
 }
 
-// spec returns requirements by their names in docs/conformance/requirements.yaml: section and key.
+// spec returns requirements by their names in docs/conformance/spiffe.yaml: section and key.
 func spec(requirements ...string) []string { return requirements }
 
 // section is what stands before the key of the first requirement.

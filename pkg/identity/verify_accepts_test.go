@@ -129,7 +129,7 @@ func TestCryptoX509ParsesNoEmptyLabel(t *testing.T) {
 		// The signature is of no interest to the parser.
 		_, err := x509.ParseCertificate(bytes.Replace(der, []byte(payments), []byte(uri), 1))
 		if (err == nil) != parses {
-			t.Errorf("%s: %v; if it is parsed now, say so in docs/conformance/requirements.yaml", uri, err)
+			t.Errorf("%s: %v; if it is parsed now, say so in docs/conformance/spiffe.yaml", uri, err)
 		}
 	}
 }

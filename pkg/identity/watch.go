@@ -19,8 +19,12 @@ const (
 	// seconds of its return, an answer and a handshake included.
 	firstRetry = 250 * time.Millisecond
 	lastRetry  = 2 * time.Second
-	// firstMessage is how long a stream may stay silent at its start; the first message is due at once (Workload API §4.3).
+	// firstMessage is how long it may take to connect and until the first message comes, which is due at once (Workload API §4.3).
 	firstMessage = 10 * time.Second
+	// settled is how long a stream that granted the identity has to have been open for its denial to be asked about, so that an API that grants and
+	// denies in turn is not asked without a pause; doubt is how long that may take.
+	settled = time.Second
+	doubt   = 2 * time.Second
 )
 
 // watch follows the Workload API until ctx ends.
@@ -30,7 +34,7 @@ const (
 // it when its SVID expires.
 func (s *Source) watch(ctx context.Context, e endpoint) {
 	for attempt := 0; ; attempt++ {
-		good, err := s.follow(ctx, e)
+		good, err := s.ask(ctx, e)
 		if ctx.Err() != nil {
 			return
 		}
@@ -43,6 +47,26 @@ func (s *Source) watch(ctx context.Context, e endpoint) {
 			return
 		case <-time.After(backoff(attempt, s.patience())):
 		}
+	}
+}
+
+// ask follows a stream to its end. One that ends with PERMISSION_DENIED after it had granted the identity is not taken at its word: it is asked again,
+// at once, and only what nobody takes back within the doubt stands.
+//
+// SPIRE's agent (1.15) ends every stream so when an authority of its trust domain is tainted: it has thrown the SVIDs of that authority away and has
+// not got the new ones yet. Whoever asks then waits for the new one, while a process that no entry is for any more is denied again right away.
+func (s *Source) ask(ctx context.Context, e endpoint) (good bool, err error) {
+	for wait := s.opts.firstMessage; ; wait = doubt {
+		begin := s.opts.now()
+		granted, end := s.follow(ctx, e, wait)
+		if good && !granted {
+			return good, err // the denial
+		}
+		good, err = granted, end
+		if !good || status.Code(err) != codes.PermissionDenied || s.opts.now().Sub(begin) < settled {
+			return good, err
+		}
+		s.log.add(slog.LevelWarn, "Workload API denied the identity that it had granted, asking again", "socket", s.addr, "err", err)
 	}
 }
 
@@ -62,12 +86,17 @@ type received struct {
 	err  error
 }
 
-// follow reads one stream to its end. good says whether it brought a response that could be used; one that withdraws the identity is
-// none, so that an API that answers so and hangs up is asked ever less often.
-func (s *Source) follow(ctx context.Context, e endpoint) (good bool, err error) {
+// follow reads one stream to its end. The connection and the first message have so long together, since what listens may accept and say nothing.
+// good says whether it brought a response that could be used; one that withdraws the identity is none, so that an API that answers so and hangs up is asked ever less often.
+func (s *Source) follow(ctx context.Context, e endpoint, first time.Duration) (good bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	began := time.Now()
+	opening := time.AfterFunc(first, cancel)
 	stream, conn, err := e.open(ctx)
+	if !opening.Stop() && err != nil {
+		return false, fmt.Errorf("no connection within %s", first)
+	}
 	if err != nil {
 		return false, err
 	}
@@ -80,11 +109,11 @@ func (s *Source) follow(ctx context.Context, e endpoint) (good bool, err error) 
 		receiving.Wait()
 	}()
 	answered := false
-	for wait := s.opts.firstMessage; ; wait = s.untilExpiry() {
+	for wait := first - time.Since(began); ; wait = s.untilExpiry() {
 		m, arrived := next(ctx, messages, wait)
 		switch {
 		case !arrived && !answered:
-			return false, fmt.Errorf("no message within %s", s.opts.firstMessage)
+			return false, fmt.Errorf("no message within %s", first)
 		case !arrived && s.isOverdue():
 			// Either the API is stuck or this machine slept: a new stream is answered at once.
 			return good, ErrExpired

@@ -2,6 +2,7 @@ package mesh_test
 
 import (
 	"context"
+	"io"
 	"net"
 	"strings"
 	"sync"
@@ -163,6 +164,9 @@ func soon(t *testing.T, what string, condition func() bool) {
 	}
 }
 
+// preface is how a client begins HTTP/2, with no settings of its own (RFC 9113 §3.4). A server does not wait long for it.
+const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + "\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+
 // connect opens n more connections of a workload to a server, one after another.
 func connect(t *testing.T, m *meshtest.Mesh, from, to, addr string, n int) []net.Conn {
 	t.Helper()
@@ -177,6 +181,9 @@ func connect(t *testing.T, m *meshtest.Mesh, from, to, addr string, n int) []net
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = conn.Close() })
+		if _, err := io.WriteString(conn, preface); err != nil {
+			t.Fatal(err)
+		}
 		conns = append(conns, conn)
 	}
 	return conns

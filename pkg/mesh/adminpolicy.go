@@ -48,6 +48,12 @@ func (a *admin) ExplainDecision(_ context.Context, request *adminv1.ExplainDecis
 		return nil, status.Error(codes.InvalidArgument, "peer_id names a trust domain and no workload")
 	}
 	call := policy.Call{Method: request.GetMethod(), Peer: &identity.Peer{ID: id}}
+	switch {
+	case request.GetNoUser():
+		call.UserErr = policy.ErrNoUser
+	case request.GetUser() != nil:
+		call.User = policy.UserOf(request.GetUser())
+	}
 	if text := request.GetRequestJson(); text != "" {
 		if call.Request, err = requestOf(call.Method, text); err != nil {
 			return nil, err

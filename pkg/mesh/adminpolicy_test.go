@@ -19,6 +19,7 @@ import (
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
 	riskv1 "github.com/countersign-mesh/countersign/proto/gen/bank/risk/v1"
 	adminv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/admin/v1"
+	policyv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/policy/v1"
 )
 
 // explainedPolicy has a rule of each kind.
@@ -135,6 +136,35 @@ func TestAnExplanationSaysWhatItDependsOn(t *testing.T) {
 			(r.GetReason() == "") != (test.reason == "") || !strings.Contains(r.GetReason(), test.reason) || len(r.GetPolicyVersion()) != 16 {
 			t.Errorf("%s: %v", name, r)
 		}
+	}
+}
+
+func TestAnExplanationKnowsUsers(t *testing.T) {
+	t.Parallel()
+	m := meshtest.New(t, "bank.test", strings.Replace(explainedPolicy, "{peer: /thief}", "{peer: /gateway, user: transfer, when: user.subject == 'alice'}", 1))
+	operator := adminClient(t, m, "/operator", "/risk", m.Serve(t, "/risk", nothingElse))
+	for name, test := range map[string]struct {
+		user *policyv1.User
+		none bool
+		want adminv1.Outcome
+	}{
+		"nothing is said": {nil, false, adminv1.Outcome_OUTCOME_UNDECIDED},
+		"no token":        {nil, true, adminv1.Outcome_OUTCOME_DENIED},
+		"the user":        {&policyv1.User{Subject: "alice", Scope: "transfer"}, false, adminv1.Outcome_OUTCOME_ALLOWED},
+		"another":         {&policyv1.User{Subject: "bob", Scope: "transfer"}, false, adminv1.Outcome_OUTCOME_DENIED},
+		"another scope":   {&policyv1.User{Subject: "alice", Scope: "accounts.read"}, false, adminv1.Outcome_OUTCOME_DENIED},
+	} {
+		r, err := operator.ExplainDecision(t.Context(), &adminv1.ExplainDecisionRequest{
+			PeerId: "spiffe://bank.test/gateway", Method: assessMethod, User: test.user, NoUser: test.none,
+		})
+		if err != nil || r.GetOutcome() != test.want {
+			t.Errorf("%s: %v, %v", name, r, err)
+		}
+	}
+	if _, err := operator.ExplainDecision(t.Context(), &adminv1.ExplainDecisionRequest{
+		PeerId: "spiffe://bank.test/gateway", Method: assessMethod, User: &policyv1.User{}, NoUser: true,
+	}); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("a user and none: %v", err)
 	}
 }
 

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -21,41 +22,67 @@ import (
 	"github.com/countersign-mesh/countersign/pkg/overload"
 )
 
+// outer is what a call meets first, whoever makes it: what counts it, logs it and survives it.
+type outer struct {
+	metrics *grpcprom.ServerMetrics
+	panics  prometheus.Counter
+	log     *slog.Logger
+}
+
+func newOuter(log *slog.Logger) *outer {
+	return &outer{
+		metrics: grpcprom.NewServerMetrics(grpcprom.WithServerHandlingTimeHistogram()),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "countersign_panics_total",
+			Help: "Calls that panicked; each was answered INTERNAL.",
+		}),
+		log: log,
+	}
+}
+
+// unary returns its interceptors in their order.
+func (o *outer) unary() []grpc.UnaryServerInterceptor {
+	return []grpc.UnaryServerInterceptor{
+		o.metrics.UnaryServerInterceptor(),
+		logging.UnaryServerInterceptor(accessLog(o.log), accessOptions()...),
+		recovery.UnaryServerInterceptor(recovery.WithRecoveryHandlerContext(recoverer(o.log, o.panics))),
+	}
+}
+
+// stream is unary for streams. Only methods that are known are counted.
+func (o *outer) stream(known methodSet) []grpc.StreamServerInterceptor {
+	return []grpc.StreamServerInterceptor{
+		known.onlyKnown(o.metrics.StreamServerInterceptor()),
+		logging.StreamServerInterceptor(accessLog(o.log), accessOptions()...),
+		recovery.StreamServerInterceptor(recovery.WithRecoveryHandlerContext(recoverer(o.log, o.panics))),
+	}
+}
+
 // newChain returns everything that stands between the connection and a handler, in its order: see the package comment.
 func newChain(s *Server, o serverOptions) ([]grpc.ServerOption, error) {
-	metrics := grpcprom.NewServerMetrics(grpcprom.WithServerHandlingTimeHistogram())
-	panics := prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "countersign_panics_total",
-		Help: "Calls that panicked; each was answered INTERNAL.",
-	})
+	s.outer = newOuter(o.log)
 	recorder, decisions := newCountingRecorder(o.recorder)
-	for _, c := range []prometheus.Collector{metrics, panics, decisions, newOverloadMetrics(s.gate)} {
+	for _, c := range []prometheus.Collector{s.outer.metrics, s.outer.panics, decisions, newOverloadMetrics(s.gate)} {
 		if err := o.metrics.Register(c); err != nil {
 			return nil, fmt.Errorf("register the server's metrics: %w", err)
 		}
 	}
-	recovered := recovery.WithRecoveryHandlerContext(recoverer(o.log, panics))
-	access := accessLog(o.log)
-	guard := authz.NewGuard(s.policy, authz.WithLogger(o.log), authz.WithRecorder(recorder))
+	guard := authz.NewGuard(s.policy, authz.WithLogger(o.log), authz.WithRecorder(recorder), authz.WithAnswer(unwatched), authz.WithUsers(o.users))
 	return []grpc.ServerOption{
-		grpc.InTapHandle(admit(guard, o.log, panics)),
+		grpc.InTapHandle(admit(guard, o.log, s.outer.panics)),
 		grpc.StatsHandler(telemetryServer(o.tracer)),
+		grpc.ChainUnaryInterceptor(s.outer.unary()...),
 		grpc.ChainUnaryInterceptor(
-			metrics.UnaryServerInterceptor(),
-			logging.UnaryServerInterceptor(access, accessOptions()...),
-			recovery.UnaryServerInterceptor(recovered),
 			liveUnary,
 			guard.Unary(),
 			s.gate.Unary(),
 			validation.UnaryServerInterceptor(protovalidate.GlobalValidator),
 		),
+		grpc.ChainStreamInterceptor(s.outer.stream(s.methods)...),
 		grpc.ChainStreamInterceptor(
-			s.methods.onlyKnown(metrics.StreamServerInterceptor()),
-			logging.StreamServerInterceptor(access, accessOptions()...),
-			recovery.StreamServerInterceptor(recovered),
 			liveStream,
 			guard.Stream(),
-			s.gate.Stream(),
+			unwatchedStream(s.gate.Stream()),
 			s.streams.intercept, // inside the guard, whose denial ends a stream that waits for a message
 			validation.StreamServerInterceptor(protovalidate.GlobalValidator),
 		),
@@ -120,6 +147,9 @@ func accessOptions() []logging.Option {
 
 // codeOf is the code that gRPC answers err with: a context's error is no unknown one.
 func codeOf(err error) codes.Code {
+	if refused, ok := errors.AsType[*unwatchedError](err); ok {
+		err = refused.error
+	}
 	if st, ok := status.FromError(err); ok {
 		return st.Code()
 	}

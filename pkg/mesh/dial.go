@@ -14,6 +14,7 @@ import (
 	"github.com/countersign-mesh/countersign/pkg/audit"
 	"github.com/countersign-mesh/countersign/pkg/authz"
 	"github.com/countersign-mesh/countersign/pkg/transport"
+	"github.com/countersign-mesh/countersign/pkg/userauth/txntoken"
 )
 
 // DialOption changes a default of Dial.
@@ -23,10 +24,13 @@ type dialOptions struct {
 	serviceConfig string
 	tracer        trace.TracerProvider
 	recorder      audit.Recorder
+	// carriers are the services that get the user's token.
+	carriers []string
 }
 
 // WithServiceConfig sets retries, deadlines and the like in gRPC's own terms, JSON. Without it calls are spread over all
-// addresses of the target in turn and never retried.
+// addresses of the target in turn and never retried. Whether the health of the server is watched is for the policy to say (see Dial), unless config has a
+// healthCheckConfig of its own; null is one that watches nothing.
 //
 // A full server refuses calls with RESOURCE_EXHAUSTED before it has begun them and says when to come back (package overload). A client comes back at that
 // time where the retryPolicy of the method lists the code; its own backoff does not count then:
@@ -41,7 +45,7 @@ type dialOptions struct {
 //
 // Where config has no retryThrottling of its own, retries are a tenth of the calls at most when calls keep failing.
 func WithServiceConfig(config string) DialOption {
-	return func(o *dialOptions) { o.serviceConfig = throttled(config) }
+	return func(o *dialOptions) { o.serviceConfig = withField(config, "retryThrottling", defaultThrottling) }
 }
 
 // WithDialTracerProvider sets where spans go. By default trace IDs are made and passed on, and no span is recorded.
@@ -55,6 +59,12 @@ func WithDialRecorder(r audit.Recorder) DialOption {
 	return func(o *dialOptions) { o.recorder = r }
 }
 
+// WithTransactionTokens sends the transaction token of a call's context to the services with the given full names, such as "bank.ledger.v1.LedgerService" (see
+// txntoken.FromContext, where a handler finds the token of the call that it serves). By default none is sent on.
+func WithTransactionTokens(services ...string) DialOption {
+	return func(o *dialOptions) { o.carriers = append(o.carriers, services...) }
+}
+
 const (
 	defaultServiceConfig = `{"loadBalancingConfig": [{"round_robin": {}}]}`
 	connectTimeout       = 5 * time.Second
@@ -63,9 +73,8 @@ const (
 	defaultThrottling = `{"maxTokens": 100, "tokenRatio": 0.1}`
 )
 
-// throttled is a service config with a throttle on its retries. One that is no JSON object is left for gRPC to refuse.
-func throttled(config string) string {
-	const key = "retryThrottling"
+// withField is a service config with a value for a key that it does not have. One that is no JSON object is left for gRPC to refuse.
+func withField(config, key, value string) string {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(config), &fields); err != nil || fields == nil {
 		return config
@@ -73,7 +82,7 @@ func throttled(config string) string {
 	if _, ok := fields[key]; ok {
 		return config
 	}
-	fields[key] = json.RawMessage(defaultThrottling)
+	fields[key] = json.RawMessage(value)
 	with, err := json.Marshal(fields)
 	if err != nil {
 		return config
@@ -87,6 +96,10 @@ func throttled(config string) string {
 //
 // It fails for a server that the policy does not list for this process: one that serves nothing that a rule lets it call (see policy.Policy.Dials).
 // When a later policy does not list it any more, calls fail with PERMISSION_DENIED before anything is sent (see WithDialRecorder).
+//
+// Where the policy lets this process watch the server's health (grpc.health.v1.Health/Watch), calls go to those servers at the target alone that say that they serve
+// (gRFC A17): one that drains, or that SetServing has taken out, gets no new ones. That is decided here and once, so that a rule that is new has an effect on who
+// dials from then on. Without the rule calls are balanced all the same, over all to which there is a connection.
 func Dial(conns *transport.Registry, listed *authz.File, target string, server spiffeid.ID, opts ...DialOption) (*grpc.ClientConn, error) {
 	client, err := conns.ID()
 	if err != nil {
@@ -96,6 +109,9 @@ func Dial(conns *transport.Registry, listed *authz.File, target string, server s
 	list := &dialList{policies: listed, client: client, server: server, recorder: o.recorder}
 	if err := list.check(listed.Policy()); err != nil {
 		return nil, fmt.Errorf("dial %s (%s): the policy does not list this server for %s: %w", target, server, client, err)
+	}
+	if listed.Policy().Lists(client, server, watchHealth) {
+		o.serviceConfig = withField(o.serviceConfig, "healthCheckConfig", watchAll)
 	}
 	return dial(conns, target, server, o, grpc.WithChainUnaryInterceptor(list.unary), grpc.WithChainStreamInterceptor(list.stream))
 }
@@ -124,8 +140,8 @@ func dial(conns *transport.Registry, target string, server spiffeid.ID, o dialOp
 		grpc.WithDefaultServiceConfig(o.serviceConfig),
 		grpc.WithDisableServiceConfig(), // what the resolver says is not authenticated
 		grpc.WithStatsHandler(telemetryClient(o.tracer)),
-		grpc.WithChainUnaryInterceptor(liveCall),
-		grpc.WithChainStreamInterceptor(liveClientStreams),
+		grpc.WithChainUnaryInterceptor(txntoken.UnaryClientInterceptor(o.carriers...), liveCall),
+		grpc.WithChainStreamInterceptor(txntoken.StreamClientInterceptor(o.carriers...), liveClientStreams),
 		grpc.WithMaxHeaderListSize(maxHeaderBytes),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.WithConnectParams(grpc.ConnectParams{

@@ -160,7 +160,7 @@ func newConnectionMetrics(conns *transport.Registry) prometheus.Collector {
 					emit(float64(n), cut.Direction.String(), string(cut.Reason))
 				}
 			}),
-		counter("countersign_connections_renewed_total", "Inbound connections whose client was asked to come again, ahead of an expiry.",
+		counter("countersign_connections_renewed_total", "Connections that were renewed ahead of an expiry or of the end of an authority.",
 			func(c connections) float64 { return float64(c.Renewed) }),
 		counters("countersign_handshakes_total", "Handshakes that succeeded.", []string{"direction"},
 			func(c connections, emit emit) {
@@ -221,7 +221,7 @@ func newOverloadMetrics(gate *overload.Gate) prometheus.Collector {
 		}
 	}
 	return collector[overload.Status]{gate.Status, []metric[overload.Status]{
-		gauges("countersign_calls_in_flight", "Calls in their handlers: unary, streams, and those of operators, which have slots of their own.",
+		gauges("countersign_calls_in_flight", "Calls in their handlers: unary, streams, and those of operators and watches of health, which have slots of their own.",
 			[]string{"kind"}, kinds(func(s overload.KindStatus) int { return s.InFlight })),
 		gauges("countersign_calls_limit", "How many calls may be in their handlers at once.",
 			[]string{"kind"}, kinds(func(s overload.KindStatus) int { return s.Limit })),

@@ -3,17 +3,12 @@ package mesh_test
 import (
 	"context"
 	"fmt"
-	"log/slog"
-	"math/rand/v2"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -156,57 +151,6 @@ func wantBusy(t *testing.T, what, reason string, conn *grpc.ClientConn, again fu
 	}
 }
 
-// heedful is the service config of a client that sends refused calls again when the server says so. By itself it would wait for ever.
-const heedful = `{"methodConfig": [{"name": [{}], "retryPolicy": {
-	"maxAttempts": 5, "initialBackoff": "1000s", "maxBackoff": "1000s", "backoffMultiplier": 1, "retryableStatusCodes": ["RESOURCE_EXHAUSTED"]
-}}]}`
-
-// onRefusal is a log that does something at the first line about refusals.
-type onRefusal struct {
-	slog.Handler
-	once *sync.Once
-	do   func()
-}
-
-func (l onRefusal) Handle(_ context.Context, r slog.Record) error {
-	if r.Message == "calls are refused" {
-		l.once.Do(l.do)
-	}
-	return nil
-}
-
-func (onRefusal) Enabled(context.Context, slog.Level) bool { return true }
-
-// gRPC's client as it comes heeds what a full server says, unary and stream.
-func TestAStockClientComesBackWhenTheServerSays(t *testing.T) {
-	t.Parallel()
-	for name, come := range map[string]func(ctx context.Context, conn *grpc.ClientConn) error{"with a call": say, "with a stream": converse} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			var free func()
-			log := slog.New(onRefusal{slog.DiscardHandler, new(sync.Once), func() { free() }})
-			w := newWorld(t, []string{"/good"}, mesh.WithMaxCalls(1), mesh.WithMaxStreams(1), mesh.WithLogger(log))
-			c := w.caller(t, w.ca.SVID(t, "/good"))
-			kind := call{method: unaryMethod, unary: waitUnary}
-			if name == "with a stream" {
-				kind = call{method: bothMethod, serve: idle, use: sayAndReceive}
-			}
-			free = w.occupy(t, c, "it", kind)
-			stock, err := grpc.NewClient(w.addr, grpc.WithDefaultServiceConfig(heedful),
-				grpc.WithTransportCredentials(c.conns.Client(spiffeid.RequireFromString("spiffe://bank.test/ledger"))))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer stock.Close()
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // less than its own backoff
-			defer cancel()
-			if err := come(ctx, stock); err != nil {
-				t.Errorf("it does not come back in time: %v", err)
-			}
-		})
-	}
-}
-
 // ATTACKS 53: a call that cannot be answered in time is not begun.
 func TestTooLittleOfTheDeadlineIsRefused(t *testing.T) {
 	t.Parallel()
@@ -287,56 +231,6 @@ func TestAFullServerIsOpenToItsOperator(t *testing.T) {
 	}
 }
 
-// Whatever becomes of a call, its slot comes back. Not beside other tests: it leaves them little of the machine.
-func TestEverySlotComesBack(t *testing.T) { //nolint:paralleltest // see above
-	const places = 2
-	metrics := prometheus.NewRegistry()
-	w := newWorld(t, []string{"/good"}, mesh.WithMaxCalls(places), mesh.WithMaxStreams(places), mesh.WithMetrics(metrics), mesh.WithLeastDeadline(1))
-	w.echo.accepted = func(ctx context.Context) {
-		switch rand.IntN(4) {
-		case 0:
-			panic("in a handler")
-		case 1, 2:
-			<-ctx.Done() // until the caller goes, or its deadline passes
-		}
-	}
-	const callers, each = 20, 500
-	var calling sync.WaitGroup
-	for range callers {
-		c := w.caller(t, w.ca.SVID(t, "/good"))
-		calling.Go(func() {
-			for n := range each {
-				ctx, cancel := context.WithTimeout(t.Context(), rand.N(20*time.Millisecond))
-				if n%10 == 0 {
-					time.AfterFunc(rand.N(time.Millisecond), cancel)
-				}
-				if n%2 == 0 {
-					_ = say(ctx, c.conn)
-				} else {
-					_ = converse(ctx, c.conn)
-				}
-				cancel()
-			}
-			_ = c.conn.Close()
-		})
-	}
-	calling.Wait()
-	for _, kind := range []string{"unary", "stream"} {
-		eventually(t, "slots come back", func() bool {
-			return series(t, metrics, fmt.Sprintf("countersign_calls_in_flight{kind=%q}", kind)) == 0
-		})
-		if series(t, metrics, fmt.Sprintf("countersign_calls_refused_total{kind=%q,reason=\"full\"}", kind)) == 0 {
-			t.Errorf("no %s was refused, so the slots were never all taken", kind)
-		}
-	}
-	w.echo.accepted = nil
-	c := w.caller(t, w.ca.SVID(t, "/good"))
-	for i := range places {
-		t.Cleanup(w.occupy(t, c, strconv.Itoa(i), call{method: unaryMethod, unary: waitUnary}))
-		t.Cleanup(w.occupy(t, c, "s"+strconv.Itoa(i), call{method: bothMethod, serve: idle, use: sayAndReceive}))
-	}
-}
-
 func TestANumberOfSlotsThatMakesNoSenseIsRefused(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, []string{"/good"})
@@ -344,147 +238,6 @@ func TestANumberOfSlotsThatMakesNoSenseIsRefused(t *testing.T) {
 		if _, err := mesh.NewServer(w.conns, w.rules.file, option); err == nil {
 			t.Error("it is accepted")
 		}
-	}
-}
-
-// ATTACKS 53: five times the load that a server can take. What it takes on it does as well as without the rest, and does all of it for somebody: it
-// begins nothing that it does not finish. Not beside other tests: it compares times.
-func TestFiveTimesTheLoad(t *testing.T) { //nolint:paralleltest // see above
-	const (
-		places = 4
-		rounds = 6
-		each   = 60 // calls that are done in a round
-	)
-	metrics := prometheus.NewRegistry()
-	w := newWorld(t, []string{"/good", "/other"}, mesh.WithMaxCalls(places), mesh.WithMetrics(metrics))
-	var inside, most, begun atomic.Int32
-	w.echo.accepted = func(context.Context) {
-		begun.Add(1)
-		for n := inside.Add(1); ; {
-			if now := most.Load(); n <= now || most.CompareAndSwap(now, n) {
-				break
-			}
-		}
-		defer inside.Add(-1)
-		<-time.After(2 * time.Millisecond) // it waits for a disk, say
-	}
-	callers := make([]*caller, 5*places)
-	for i := range callers {
-		callers[i] = w.caller(t, w.ca.SVID(t, []string{"/good", "/good", "/good", "/other"}[i%4]))
-		if err := say(t.Context(), callers[i].conn); err != nil { // connects
-			t.Fatal(err)
-		}
-	}
-	begun.Store(0)
-	// In turns, so that whatever else the machine does falls on both alike.
-	var alone, crowded turn
-	for range rounds {
-		alone.add(drive(t, callers[:places], each))
-		crowded.add(drive(t, callers, each))
-	}
-	if alone.refused != 0 {
-		t.Errorf("%d calls of no more than there are places were refused", alone.refused)
-	}
-	if crowded.refused == 0 || most.Load() > places {
-		t.Errorf("of five times the load %d calls were refused, and %d were in handlers at once", crowded.refused, most.Load())
-	}
-	if done := alone.done + crowded.done; int(begun.Load()) != done {
-		t.Errorf("%d calls were begun, and %d answered", begun.Load(), done)
-	}
-	goodput := alone.took.Seconds() / crowded.took.Seconds() * float64(crowded.done) / float64(alone.done)
-	if goodput < 0.25 {
-		t.Errorf("goodput under five times the load is %.2f of what it is without", goodput)
-	}
-	t.Logf("goodput %.2f of what it is without overload; %d calls done, %d refused; a refusal takes %.2f of the time of an answer",
-		goodput, crowded.done, crowded.refused, crowded.refusing.Seconds()/float64(crowded.refused)/(crowded.answering.Seconds()/float64(crowded.done)))
-}
-
-// turn is what became of some calls.
-type turn struct {
-	done, refused             int
-	took, answering, refusing time.Duration
-}
-
-func (a *turn) add(b turn) {
-	a.done, a.refused, a.took = a.done+b.done, a.refused+b.refused, a.took+b.took
-	a.answering, a.refusing = a.answering+b.answering, a.refusing+b.refusing
-}
-
-// drive has each caller make one call after another, whatever it is told, until so many are done.
-func drive(t *testing.T, callers []*caller, enough int) turn {
-	t.Helper()
-	var (
-		mu      sync.Mutex
-		calling sync.WaitGroup
-		all     turn
-	)
-	begin := time.Now()
-	for _, c := range callers {
-		calling.Go(func() {
-			for more := true; more; {
-				sent := time.Now()
-				answer := new(wrapperspb.BytesValue)
-				err := c.conn.Invoke(t.Context(), unaryMethod, small(), answer)
-				took := time.Since(sent)
-				mu.Lock()
-				switch _, delay := explained(err); {
-				case err == nil && string(answer.GetValue()) == "hello":
-					all.done, all.answering = all.done+1, all.answering+took
-				case status.Code(err) == codes.ResourceExhausted && delay > 0:
-					all.refused, all.refusing = all.refused+1, all.refusing+took
-				default:
-					t.Errorf("a call ended with %q, %v", answer.GetValue(), err)
-				}
-				more = all.done < enough
-				mu.Unlock()
-			}
-		})
-	}
-	calling.Wait()
-	all.took = time.Since(begin)
-	return all
-}
-
-// levels is a log that counts the lines of each message above debug.
-type levels struct {
-	slog.Handler
-	mu    *sync.Mutex
-	lines map[string]int
-}
-
-func (levels) Enabled(context.Context, slog.Level) bool { return true }
-
-func (l levels) Handle(_ context.Context, r slog.Record) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if r.Level > slog.LevelDebug {
-		l.lines[r.Message]++
-	}
-	return nil
-}
-
-// The log of an overloaded server does not grow with what it refuses; what its handlers refuse is logged as ever.
-func TestRefusedCallsDoNotFillTheLog(t *testing.T) {
-	t.Parallel()
-	m := meshtest.New(t, "bank.test", policy)
-	log := levels{slog.DiscardHandler, new(sync.Mutex), make(map[string]int)}
-	service := &risk{assess: func(context.Context) error { return status.Error(codes.ResourceExhausted, "no paper") }}
-	addr := m.Serve(t, "/risk", service.register, mesh.WithRateLimit(0, 3), mesh.WithLogger(slog.New(log)))
-	client := riskv1.NewRiskServiceClient(m.Dial(t, "/payments", "/risk", addr))
-	for range 10 {
-		if _, err := client.AssessPayment(t.Context(), request()); status.Code(err) != codes.ResourceExhausted {
-			t.Errorf("a call: %v", err)
-		}
-	}
-	eventually(t, "the calls that handlers ended are logged", func() bool {
-		log.mu.Lock()
-		defer log.mu.Unlock()
-		return log.lines["finished call"] >= 3
-	})
-	log.mu.Lock()
-	defer log.mu.Unlock()
-	if log.lines["finished call"] != 3 || log.lines["calls are refused"] != 1 {
-		t.Errorf("seven calls were refused, and three failed in their handler, and these lines were logged: %v", log.lines)
 	}
 }
 

@@ -38,6 +38,7 @@ type Process struct {
 	ops      *ops.Handler
 	listener net.Listener
 	server   *Server
+	servers  []worker
 	workers  []worker
 	// refusals is where calls are recorded that the own policy does not let the process make.
 	refusals lateRecorder
@@ -111,6 +112,13 @@ func (p *Process) AuditTo(target settings.Target) (audit.Recorder, error) {
 // f stops the process.
 func (p *Process) Go(name string, f func(ctx context.Context) error) {
 	p.workers = append(p.workers, worker{name: name, run: f})
+}
+
+// Serve runs f, which serves somebody in a way of its own, beside the process's server: it begins when that does, and its ctx ends when the process is to stop. What Go
+// started and the connections stay until f has returned, so that calls in flight can end; f has the drain timeout for that, which it keeps itself. An error
+// of f stops the process.
+func (p *Process) Serve(name string, f func(ctx context.Context) error) {
+	p.servers = append(p.servers, worker{name: name, run: f})
 }
 
 // Ready adds a check to /readyz.

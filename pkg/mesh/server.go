@@ -28,14 +28,16 @@ import (
 // grpc.ServiceRegistrar. Register services before Serve; after that it is safe for concurrent use. The zero value is not usable;
 // see NewServer.
 type Server struct {
-	grpc    *grpc.Server
-	conns   *transport.Registry
-	health  *health.Server
-	policy  *authz.File
-	log     *slog.Logger
-	timeout time.Duration
-	streams *streams
-	gate    *overload.Gate
+	endpoint
+	conns  *transport.Registry
+	health *health.Server
+	policy *authz.File
+	gate   *overload.Gate
+	// outer is what calls meet first, here and at an edge.
+	outer  *outer
+	tracer trace.TracerProvider
+	// users is whether the server verifies users' tokens.
+	users bool
 	// methods are those that are registered; the chain asks it before a name that a caller made up becomes a metric's label.
 	methods methodSet
 }
@@ -45,6 +47,7 @@ type ServerOption func(*serverOptions)
 
 type serverOptions struct {
 	recorder      audit.Recorder
+	users         authz.Users
 	log           *slog.Logger
 	metrics       prometheus.Registerer
 	tracer        trace.TracerProvider
@@ -55,6 +58,10 @@ type serverOptions struct {
 
 // WithRecorder sends every authorization decision to r; by default denied calls are only logged.
 func WithRecorder(r audit.Recorder) ServerOption { return func(o *serverOptions) { o.recorder = r } }
+
+// WithUsers sets who verifies the tokens of users for the rules of the policy that ask for one (a txntoken.Verifier does). A server without does not
+// start under a policy that has such a rule for one of its methods.
+func WithUsers(u authz.Users) ServerOption { return func(o *serverOptions) { o.users = u } }
 
 // WithLogger sets where calls are logged; slog.Default by default.
 func WithLogger(log *slog.Logger) ServerOption { return func(o *serverOptions) { o.log = log } }
@@ -114,15 +121,16 @@ func NewServer(conns *transport.Registry, policy *authz.File, opts ...ServerOpti
 		return nil, err
 	}
 	s := &Server{
-		gate:    gate,
-		conns:   conns,
-		health:  health.NewServer(),
-		policy:  policy,
-		log:     o.log,
-		timeout: o.drainTimeout,
-		streams: newStreams(),
-		methods: make(methodSet),
+		endpoint: endpoint{log: o.log, timeout: o.drainTimeout, streams: newStreams()},
+		gate:     gate,
+		conns:    conns,
+		health:   health.NewServer(),
+		policy:   policy,
+		tracer:   o.tracer,
+		methods:  make(methodSet),
+		users:    o.users != nil,
 	}
+	s.leave = s.goAway
 	conns.Heed(policy)
 	chain, err := newChain(s, o)
 	if err != nil {
@@ -131,6 +139,16 @@ func NewServer(conns *transport.Registry, policy *authz.File, opts ...ServerOpti
 	s.grpc = grpc.NewServer(append(append(serverLimits(o.connectionAge), chain...), grpc.Creds(conns.Server()))...)
 	s.serveOperators()
 	return s, nil
+}
+
+// SetServing says whether this server is to be called by who has a choice: while it is not, clients that watch its health (see Dial) send new calls to
+// other servers of the same name, and calls in flight go on. It is from the start, and is not any more once it drains.
+func (s *Server) SetServing(serving bool) {
+	now := grpc_health_v1.HealthCheckResponse_NOT_SERVING
+	if serving {
+		now = grpc_health_v1.HealthCheckResponse_SERVING
+	}
+	s.health.SetServingStatus("", now)
 }
 
 // serveOperators registers what every server has for those who operate it. They need it the most when the server is full, so it has slots
@@ -144,6 +162,7 @@ func (s *Server) serveOperators() {
 	for _, reserved := range []any{s.health, operators, services} {
 		s.gate.Reserve(reserved)
 	}
+	s.gate.ReserveWatch(watchHealth)
 }
 
 // RegisterService implements grpc.ServiceRegistrar.
@@ -152,9 +171,9 @@ func (s *Server) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	s.methods.add(desc)
 }
 
-// Fit fails when the policy and the registered services do not fit each other (see authz.Policy.Covers). Serve asks it too.
+// Fit fails when the policy and the registered services do not fit each other (see authz.File.Require). Serve asks it too.
 func (s *Server) Fit() error {
-	if err := s.policy.Require(s.grpc.GetServiceInfo()); err != nil {
+	if err := s.policy.Require(s.grpc.GetServiceInfo(), s.users); err != nil {
 		return fmt.Errorf("the policy does not fit the services of this server:\n%w", err)
 	}
 	return nil
@@ -168,70 +187,12 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	if err := s.Fit(); err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	drained := make(chan error, 1)
-	stop := context.AfterFunc(ctx, func() { drained <- s.drain() })
-	// gRPC's Serve does not return before the last handler has, which may be never.
-	served := make(chan error, 1)
-	go func() { served <- s.grpc.Serve(listener) }()
-	select {
-	case err := <-served:
-		if stop() { // ctx has not ended: Serve failed by itself
-			return errors.Join(fmt.Errorf("serve gRPC: %w", err), s.cut())
-		}
-		return <-drained
-	case err := <-drained:
-		if err != nil {
-			return err
-		}
-		// Nil after a stop, unless ctx ended before there was anything to stop.
-		if err := <-served; !errors.Is(err, grpc.ErrServerStopped) {
-			return err
-		}
-		return nil
-	}
+	return s.serve(ctx, listener)
 }
 
-// drain lets calls in flight end, and cuts those that do not within the timeout.
-func (s *Server) drain() error {
+// goAway tells everybody that this server drains. gRPC waits for handshakes in progress before it tells anybody to go. A stranger who connects and says
+// nothing must not hold up a drain.
+func (s *Server) goAway() {
 	s.health.Shutdown()
-	// gRPC waits for handshakes in progress before it tells anybody to go. A stranger who connects and says nothing must not
-	// hold up a drain.
 	s.conns.AbortHandshakes()
-	s.streams.end(errStopping)
-	graceful := make(chan struct{})
-	go func() {
-		defer close(graceful)
-		s.grpc.GracefulStop()
-	}()
-	timer := time.NewTimer(s.timeout)
-	defer timer.Stop()
-	select {
-	case <-graceful:
-		s.streams.wait()
-		return nil
-	case <-timer.C:
-	}
-	s.log.Warn("calls in flight did not end within the drain timeout; they are cut", "timeout", s.timeout)
-	return s.cut()
-}
-
-// errHandlers means that handlers ignore their context. They are still running; there is no way to end them.
-var errHandlers = errors.New("handlers did not end though their calls were cut")
-
-// cut ends every call, and waits for the handlers for a bounded time.
-func (s *Server) cut() error {
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		s.grpc.Stop()
-		s.streams.wait()
-	}()
-	timer := time.NewTimer(stopTimeout)
-	defer timer.Stop()
-	select {
-	case <-stopped:
-		return nil
-	case <-timer.C:
-		return errHandlers
-	}
 }

@@ -92,6 +92,46 @@ func TestServeRefusesAPolicyThatDoesNotFit(t *testing.T) {
 	}
 }
 
+// verifying is an authz.Users that never finds one.
+type verifying struct{ authz.Users }
+
+// A rule that asks for a user guards nothing at a server that verifies no tokens: it does not start, and takes no such policy later.
+func TestARuleWithAUserNeedsAServerThatVerifiesTokens(t *testing.T) {
+	t.Parallel()
+	m := meshtest.New(t, "bank.test", policy)
+	withUser := strings.Replace(policy, "- peer: /payments", "- peer: /payments\n            user: transfer", 1)
+	if withUser == policy {
+		t.Fatal("the policy of the tests has no rule for payments")
+	}
+	const want = `asks for a user's token for transfer, and this server verifies no users' tokens`
+	s := start(t, m, "/risk", withUser, (&risk{}).register)
+	select {
+	case err := <-s.served:
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Serve = %v, want it to say %q", err, want)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("the server serves")
+	}
+	for name, opts := range map[string][]mesh.ServerOption{"without users": nil, "with users": {mesh.WithUsers(verifying{})}} {
+		r := newRules(t, policy)
+		server, err := mesh.NewServer(m.Conns(t, "/risk"), r.file, opts...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		(&risk{}).register(server)
+		if err := server.Fit(); err != nil {
+			t.Fatal(err)
+		}
+		before := r.file.Policy()
+		r.replace(t, withUser)
+		eventually(t, "the file is looked at", func() bool { return r.file.Policy() != before || r.file.Status().Failures > 0 })
+		if taken := r.file.Policy() != before; taken != (opts != nil) {
+			t.Errorf("%s: a policy with a user came into force: %t, %v", name, taken, r.file.Status().Failure)
+		}
+	}
+}
+
 func TestDrainLetsCallsInFlightEnd(t *testing.T) {
 	t.Parallel()
 	m := meshtest.New(t, "bank.test", policy)

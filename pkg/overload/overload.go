@@ -39,6 +39,9 @@ const (
 	LeastDeadline = 50 * time.Millisecond
 	// operatorSlots is what health, reflection and administration have for themselves.
 	operatorSlots = 64
+	// watchSlots is how many watches there may be of the kind that each client holds open: as many clients as a server of this size can serve, and half of
+	// what other streams may take of its memory.
+	watchSlots = 512
 )
 
 // Limits are what a Gate lets through. Each is one of the defaults where it is 0 or nil.
@@ -88,10 +91,11 @@ func New(limits Limits, opts ...Option) (*Gate, error) {
 		return nil, fmt.Errorf("limit what a server takes: %w", err)
 	}
 	g := &Gate{limits: limits, log: slog.Default(), made: time.Now(), line: rate.NewLimiter(rate.Every(logInterval), 1)}
-	g.calls.kind, g.streams.kind, g.operator.kind = "unary", "stream", "operator"
+	g.calls.kind, g.streams.kind, g.operator.kind, g.watches.kind = "unary", "stream", "operator", "watch"
 	g.calls.allot(limits.Calls)
 	g.streams.allot(limits.Streams)
 	g.operator.allot(operatorSlots)
+	g.watches.allot(watchSlots)
 	for _, opt := range opts {
 		opt(g)
 	}
@@ -100,7 +104,7 @@ func New(limits Limits, opts ...Option) (*Gate, error) {
 
 // Status is how a Gate stands.
 type Status struct {
-	// Kinds has an entry for "unary", "stream" and "operator".
+	// Kinds has an entry for "unary", "stream", "operator" and "watch".
 	Kinds map[string]KindStatus
 }
 
@@ -115,10 +119,11 @@ type KindStatus struct {
 // Status returns how the Gate stands.
 func (g *Gate) Status() Status {
 	s := Status{Kinds: make(map[string]KindStatus)}
-	for _, kind := range []*slots{&g.calls, &g.streams, &g.operator} {
+	for _, kind := range []*slots{&g.calls, &g.streams, &g.operator, &g.watches} {
 		refused := make(map[string]uint64)
+		ordinary := kind == &g.calls || kind == &g.streams
 		for r := range reasons {
-			if kind != &g.operator || r == full || r == share { // it is refused for nothing else
+			if ordinary || r == full || r == share { // what is reserved is refused for nothing else
 				refused[r.String()] = kind.refused[r].Load()
 			}
 		}

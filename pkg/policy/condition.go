@@ -3,10 +3,9 @@ package policy
 import (
 	"errors"
 	"fmt"
-	"sync"
+	"strings"
 
 	"cel.dev/cel-go/cel"
-	"cel.dev/cel-go/checker"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -18,11 +17,8 @@ import (
 const (
 	requestVariable = "request"
 	peerVariable    = "peer"
+	userVariable    = "user"
 )
-
-// maxCost bounds what the evaluation of one condition may cost, in CEL's own units: about one for each operator and for each element that is
-// looked at. It ends a condition over a list that a caller made very long, on the path of a call.
-const maxCost = 10_000
 
 // condition is what a rule has under when. It is immutable and safe for concurrent use.
 type condition struct {
@@ -83,6 +79,8 @@ func (v *variables) ResolveName(name string) (any, bool) {
 		return v.call.Request, v.call.Request != nil
 	case peerVariable:
 		return peerMessage(v.call.Peer), true
+	case userVariable:
+		return v.call.User.message(), true
 	}
 	return nil, false
 }
@@ -99,52 +97,81 @@ func peerMessage(peer *identity.Peer) proto.Message {
 
 // compiler compiles conditions. It makes CEL's environment when the first condition comes: most policies have none.
 type compiler struct {
-	base func() (*cel.Env, error)
-	envs map[protoreflect.FullName]*cel.Env
+	// types is the environment that knows all types so far, and no variable of a method. Those of conditions are made of it, so that the types of a file are there
+	// once, however many of its methods have conditions.
+	types *cel.Env
+	// known are the files whose types are in it.
+	known map[string]bool
+	envs  map[envKey]*cel.Env
+}
+
+// envKey is what the environment of a condition depends on: what the requests are, empty for ones that are not known here, and whether the rule has a user.
+type envKey struct {
+	input protoreflect.FullName
+	user  bool
 }
 
 func newCompiler() *compiler {
-	return &compiler{
-		base: sync.OnceValues(func() (*cel.Env, error) {
-			return cel.NewEnv(
-				cel.Types(&policyv1.Peer{}),
-				cel.Variable(peerVariable, cel.ObjectType(string((&policyv1.Peer{}).ProtoReflect().Descriptor().FullName()))),
-			)
-		}),
-		envs: make(map[protoreflect.FullName]*cel.Env),
-	}
+	return &compiler{known: make(map[string]bool), envs: make(map[envKey]*cel.Env)}
 }
 
-// env returns the environment for requests of a kind.
-func (c *compiler) env(input protoreflect.MessageDescriptor) (*cel.Env, error) {
-	base, err := c.base()
-	if err != nil || input == nil {
-		return base, err
+// env returns the environment for requests of a kind, of a rule with a user or without.
+func (c *compiler) env(input protoreflect.MessageDescriptor, user bool) (*cel.Env, error) {
+	if err := c.learn(input); err != nil || input == nil {
+		return c.types, err
 	}
-	if env, ok := c.envs[input.FullName()]; ok {
+	key := envKey{input.FullName(), user}
+	if env, ok := c.envs[key]; ok {
 		return env, nil
 	}
-	env, err := base.Extend(
-		cel.TypeDescs(withImports(input.ParentFile())...),
-		cel.Variable(requestVariable, cel.ObjectType(string(input.FullName()))),
-	)
+	options := []cel.EnvOption{cel.Variable(requestVariable, cel.ObjectType(string(input.FullName())))}
+	if user {
+		options = append(options, cel.Variable(userVariable, cel.ObjectType(string((&policyv1.User{}).ProtoReflect().Descriptor().FullName()))))
+	}
+	env, err := c.types.Extend(options...)
 	if err != nil {
 		return nil, err
 	}
-	c.envs[input.FullName()] = env
+	c.envs[key] = env
 	return env, nil
 }
 
-// withImports returns a file and all that it imports.
-func withImports(file protoreflect.FileDescriptor) []any {
+// learn adds the types that requests of a kind are made of; nil for none.
+func (c *compiler) learn(input protoreflect.MessageDescriptor) error {
+	if c.types == nil {
+		types, err := cel.NewEnv(
+			cel.Types(&policyv1.Peer{}, &policyv1.User{}),
+			cel.Variable(peerVariable, cel.ObjectType(string((&policyv1.Peer{}).ProtoReflect().Descriptor().FullName()))),
+		)
+		if err != nil {
+			return err
+		}
+		c.types = types
+	}
+	if input == nil {
+		return nil
+	}
+	files := c.unknown(input.ParentFile())
+	if len(files) == 0 {
+		return nil
+	}
+	types, err := c.types.Extend(cel.TypeDescs(files...))
+	if err != nil {
+		return err
+	}
+	c.types = types
+	return nil
+}
+
+// unknown returns what is not known yet of a file and all that it imports, and has it be known.
+func (c *compiler) unknown(file protoreflect.FileDescriptor) []any {
 	var files []any
-	seen := make(map[string]bool)
 	var add func(protoreflect.FileDescriptor)
 	add = func(file protoreflect.FileDescriptor) {
-		if seen[file.Path()] {
+		if c.known[file.Path()] {
 			return
 		}
-		seen[file.Path()] = true
+		c.known[file.Path()] = true
 		for i := range file.Imports().Len() {
 			add(file.Imports().Get(i).FileDescriptor)
 		}
@@ -160,9 +187,10 @@ type problem struct {
 	text         string
 }
 
-// compile compiles a condition over requests of the kind input, nil for one that is not known here, of which the grammar alone is checked.
-func (c *compiler) compile(text string, input protoreflect.MessageDescriptor) (*condition, []problem) {
-	env, err := c.env(input)
+// compile compiles a condition over requests of the kind input, nil for one that is not known here, of which the grammar alone is checked. user is whether
+// the rule has one.
+func (c *compiler) compile(text string, input protoreflect.MessageDescriptor, user bool) (*condition, []problem) {
+	env, err := c.env(input, user)
 	if err != nil {
 		return nil, []problem{{line: 1, text: err.Error()}}
 	}
@@ -191,31 +219,14 @@ func (c *compiler) compile(text string, input protoreflect.MessageDescriptor) (*
 	return compiled, nil
 }
 
-// bounded returns the options that bound the evaluation of a condition. To count what it costs takes longer than to evaluate it, so that is left
-// out where nothing that a caller can send makes it cost too much, as in one that compares fields with constants.
-func bounded(env *cel.Env, checked *cel.Ast) []cel.ProgramOption {
-	options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize)}
-	if worst, err := env.EstimateCost(checked, anySize{}); err != nil || worst.Max > maxCost {
-		options = append(options, cel.CostLimit(maxCost))
-	}
-	return options
-}
-
-// anySize is a checker.CostEstimator that takes every text and every list for as long as can be.
-type anySize struct{}
-
-// EstimateSize implements checker.CostEstimator.
-func (anySize) EstimateSize(checker.AstNode) *checker.SizeEstimate { return nil }
-
-// EstimateCallCost implements checker.CostEstimator.
-func (anySize) EstimateCallCost(string, string, *checker.AstNode, []checker.AstNode) *checker.CallEstimate {
-	return nil
-}
-
 func problems(issues *cel.Issues) []problem {
 	var all []problem
 	for _, e := range issues.Errors() {
-		all = append(all, problem{line: e.Location.Line(), column: e.Location.Column(), text: e.Message})
+		text := e.Message
+		if strings.HasPrefix(text, "undeclared reference to '"+userVariable+"'") {
+			text += "; a condition asks for the user where the rule has one, as in user: transfer"
+		}
+		all = append(all, problem{line: e.Location.Line(), column: e.Location.Column(), text: text})
 	}
 	return all
 }

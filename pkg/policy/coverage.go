@@ -39,3 +39,23 @@ func (p *Policy) coversService(name string, methods []string) error {
 	}
 	return errors.Join(errs...)
 }
+
+// WithoutUsers reports the rules with a user for methods of a server that verifies no users' tokens, all at once: none of them could ever allow a call. served is as for
+// Covers.
+func (p *Policy) WithoutUsers(served map[string][]string) error {
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(served)) {
+		service, ok := p.services[name]
+		if !ok {
+			continue
+		}
+		for _, m := range service.Methods {
+			for _, r := range m.Rules {
+				if r.User != "" {
+					errs = append(errs, r.Position.Errorf("the rule for %q asks for a user's token for %s, and this server verifies no users' tokens", r.Written, r.User))
+				}
+			}
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -3,7 +3,6 @@ package policy
 import (
 	"fmt"
 	"path/filepath"
-	"strings"
 )
 
 // Decide says what the policy says of a call. A method that the policy does not know is denied, and so is a caller who is nobody or revoked. A
@@ -39,27 +38,33 @@ func (p *Policy) Decide(call Call) Verdict {
 func (p *Policy) weigh(m *Method, e *entry, call Call) Verdict {
 	enforced := judge(e.enforced, call)
 	verdict := p.verdict(m, e, enforced, call)
-	if len(e.shadow) == 0 || verdict.Undecided {
-		return verdict
+	if len(e.shadow) > 0 && !verdict.Undecided {
+		verdict.Shadow = weighShadow(enforced, judge(e.shadow, call))
 	}
-	// What is in shadow changes nothing about the verdict, not even when it is known.
-	switch shadow := judge(e.shadow, call); {
+	// Of a call that is undecided for its request alone it is said too: a later message of it may meet a rule with a user.
+	verdict.NeedsUser = e.user && call.userUnknown() && (verdict.Undecided || verdict.Shadow.Undecided)
+	return verdict
+}
+
+// weighShadow is what the rules in shadow say. What is in shadow changes nothing about the verdict, not even when it is known.
+func weighShadow(enforced, shadow judgement) Shadow {
+	switch {
 	case shadow.undecided(), shadow.allows != nil && enforced.undecided():
 		// What a rule in shadow would allow, one that is enforced may yet deny: it made no difference as long as nothing else allowed the call.
-		verdict.Shadow = Shadow{Undecided: true}
+		return Shadow{Undecided: true}
 	case shadow.denies != nil:
-		verdict.Shadow = Shadow{Rule: shadow.denies}
+		return Shadow{Rule: shadow.denies}
 	case shadow.allows != nil:
-		verdict.Shadow = Shadow{Rule: shadow.allows, Allowed: enforced.denies == nil}
+		return Shadow{Rule: shadow.allows, Allowed: enforced.denies == nil}
 	}
-	return verdict
+	return Shadow{}
 }
 
 // judgement is which of some rules apply to a call.
 type judgement struct {
 	// denies and allows are the first rules that do.
 	denies, allows *Rule
-	// mayDeny and mayAllow are the first rules of which only the request can tell.
+	// mayDeny and mayAllow are the first rules of which only the request or the user can tell.
 	mayDeny, mayAllow *Rule
 	// failed is the first rule that could not be evaluated, and failure why not.
 	failed  *Rule
@@ -70,7 +75,7 @@ type judgement struct {
 func judge(rules []*Rule, call Call) judgement {
 	var j judgement
 	for _, r := range rules {
-		holds, err := r.condition.holds(call)
+		holds, err := r.holds(call)
 		if err != nil {
 			if j.failed == nil {
 				j.failed, j.failure = r, err
@@ -102,7 +107,7 @@ func keepFirst(first **Rule, r *Rule) {
 	}
 }
 
-// undecided reports whether only the request can tell which rule applies.
+// undecided reports whether only the request or the user can tell which rule applies.
 func (j judgement) undecided() bool {
 	return j.denies == nil && (j.mayDeny != nil || j.allows == nil && j.mayAllow != nil)
 }
@@ -113,60 +118,26 @@ func (p *Policy) verdict(m *Method, e *entry, j judgement, call Call) Verdict {
 	case j.denies != nil:
 		return Verdict{Rule: j.denies, Reason: p.denial(j, call)}
 	case j.mayDeny != nil && (j.allows != nil || j.mayAllow != nil):
-		return Verdict{Undecided: true, Reason: depends(j.mayDeny)}
+		return Verdict{Undecided: true, Reason: call.awaits(j.mayDeny)}
 	case j.allows != nil:
 		return Verdict{Allowed: true, Rule: j.allows}
 	case j.mayAllow != nil:
-		return Verdict{Undecided: true, Reason: depends(j.mayAllow)}
+		return Verdict{Undecided: true, Reason: call.awaits(j.mayAllow)}
 	case j.failed != nil:
-		return Verdict{Reason: fmt.Sprintf("%s: the condition could not be evaluated: %v", j.failed.place, j.failure)}
+		return Verdict{Reason: fmt.Sprintf("%s: %v", j.failed.place, j.failure)}
 	default:
 		return Verdict{Reason: p.nearestMiss(m, e.enforced, call)}
 	}
 }
 
-// depends says what an undecided call depends on.
-func depends(r *Rule) string {
-	verb := "allows"
-	if r.Effect == Deny {
-		verb = "denies"
-	}
-	return fmt.Sprintf("%s: it depends on the request: the rule %s %s when %s", r.place, verb, r.Written, r.When)
-}
-
 // denial says which rule denies a call, and why.
 func (p *Policy) denial(j judgement, call Call) string {
-	text := fmt.Sprintf("%s: denied for %s; the caller is %s", j.denies.place, j.denies.Written, p.short(call.Peer.ID))
+	text := fmt.Sprintf("%s: denied for %s%s; the caller is %s", j.denies.place, j.denies.Written, j.denies.withUser(), p.short(call.Peer.ID))
 	if j.denies.Why != "" {
 		text += ": " + j.denies.Why
 	}
 	if j.denies == j.failed {
-		text += fmt.Sprintf(" (the condition could not be evaluated: %v)", j.failure)
+		text += fmt.Sprintf(" (%v)", j.failure)
 	}
 	return text
-}
-
-// maxNamed bounds how many peers a reason names: a denied call must not cost more the more rules there are.
-const maxNamed = 8
-
-// nearestMiss says what came nearest to allowing a call that no rule allows: one of the rules for its caller, whose condition did not hold, or
-// else who would have been allowed instead.
-func (p *Policy) nearestMiss(m *Method, own []*Rule, call Call) string {
-	for _, r := range own {
-		if r.Effect == Allow {
-			return fmt.Sprintf("%s: allowed for %s when %s, which this call is not", r.place, r.Written, r.When)
-		}
-	}
-	if len(m.allowing) == 0 {
-		return place(m.Position) + ": nobody is allowed to call it"
-	}
-	var names []string
-	for _, r := range m.allowing[:min(len(m.allowing), maxNamed)] {
-		names = append(names, r.Written)
-	}
-	allowed := strings.Join(names, ", ")
-	if more := len(m.allowing) - len(names); more > 0 {
-		allowed += fmt.Sprintf(" and %d more", more)
-	}
-	return fmt.Sprintf("%s: allowed for %s; the caller is %s", place(m.Position), allowed, p.short(call.Peer.ID))
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/countersign-mesh/countersign/pkg/policy"
 	_ "github.com/countersign-mesh/countersign/proto/gen/bank/accounts/v1" // conditions are over the messages that are linked in
 	ledgerv1 "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
 )
@@ -105,6 +106,60 @@ func TestDials(t *testing.T) {
 				t.Errorf("Dials(%s, %s) = %v, want %q", test.client, test.server, err, test.want)
 			}
 		})
+	}
+}
+
+// The rules for health are for all servers. One that lets a client watch them does not let it dial those that it calls nothing of.
+func TestToWatchHealthIsNoReasonToDial(t *testing.T) {
+	t.Parallel()
+	parsed := mustParse(t, `trust_domain: bank.test
+services:
+  bank.risk.v1.RiskService:
+    served_by: [/risk]
+    methods:
+      AssessPayment: {allow: [{peer: /payments}]}
+  grpc.health.v1.Health:
+    served_by: [/risk]
+    methods:
+      Watch: {allow: [{peer: /payments}, {peer: /gateway}, {peer: /operator}]}
+      Check: {allow: [{peer: /operator}]}
+`)
+	for client, want := range map[string]bool{"/payments": true, "/gateway": false, "/operator": true} {
+		if err := parsed.Dials(workload(t, client), workload(t, "/risk")); (err == nil) != want {
+			t.Errorf("Dials(%s, /risk) = %v", client, err)
+		}
+		if !parsed.Lists(workload(t, client), workload(t, "/risk"), policy.WatchHealth) {
+			t.Errorf("%s may not watch", client)
+		}
+	}
+}
+
+func TestLists(t *testing.T) {
+	t.Parallel()
+	parsed := mustParse(t, dialText)
+	const get, list = "/bank.accounts.v1.AccountService/GetAccount", "/bank.accounts.v1.AccountService/ListAccounts"
+	for name, test := range map[string]struct {
+		client, server, method string
+		want                   bool
+	}{
+		"what a rule lets the client call":                     {"/payments", "/accounts", get, true},
+		"what a condition over the request may let it call":    {"/reader", "/accounts", list, true},
+		"another method of a service that it may call":         {"/payments", "/accounts", list, false},
+		"what nobody may call":                                 {"/payments", "/accounts", "/bank.accounts.v1.AccountService/CloseAccount", false},
+		"what it is denied":                                    {"/payments/canary", "/accounts", get, false},
+		"what only a rule in shadow lets it call":              {"/tester", "/accounts", get, false},
+		"what it may call, at a server that does not serve it": {"/payments", "/ledger/0", get, false},
+		"what all may call, and nobody is said to serve":       {"/payments", "/risk", "/bank.risk.v1.RiskService/AssessPayment", false},
+		"a method that the policy does not have":               {"/payments", "/accounts", "/bank.accounts.v1.AccountService/Nothing", false},
+		"a client that is revoked":                             {"/stolen", "/accounts", get, false},
+		"nobody":                                               {"", "/accounts", get, false},
+	} {
+		if got := parsed.Lists(workload(t, test.client), workload(t, test.server), test.method); got != test.want {
+			t.Errorf("%s: Lists(%s, %s, %s) = %t", name, test.client, test.server, test.method, got)
+		}
+	}
+	if (*policy.Policy)(nil).Lists(workload(t, "/payments"), workload(t, "/accounts"), get) {
+		t.Error("no policy lists something")
 	}
 }
 

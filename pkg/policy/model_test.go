@@ -103,6 +103,31 @@ type modelCall struct {
 	service, method string
 	id, serial      string
 	request         *ledgerv1.PostTransferRequest // nil while it is not known
+	// user is what the call's token says; nil while nobody has looked, and when looked is set there is none.
+	user   *policyv1.User
+	looked bool
+}
+
+// modelUserConditions are those of rules that ask for a user, beside modelConditions.
+var modelUserConditions = []modelUserCondition{
+	{`user.subject == "alice"`, false, func(u *policyv1.User, _ *ledgerv1.PostTransferRequest) saying {
+		return yesOrNo(u.GetSubject() == "alice")
+	}},
+	{`user.context.description == request.description`, true, func(u *policyv1.User, r *ledgerv1.PostTransferRequest) saying {
+		description, ok := u.GetContext()["description"]
+		if !ok {
+			return saysError
+		}
+		return yesOrNo(description == r.GetDescription())
+	}},
+	{`peer.id in user.requesters`, false, nil},
+}
+
+// modelUserCondition is a condition over the user, and the same in Go.
+type modelUserCondition struct {
+	text        string
+	overRequest bool
+	says        func(u *policyv1.User, request *ledgerv1.PostTransferRequest) saying
 }
 
 // modelVerdict is what the model says of a call. The rules are told by their why.
@@ -188,8 +213,21 @@ func ruleSays(p *policyv1.Policy, r *policyv1.Rule, call modelCall, shadow bool)
 	if (r.GetShadow() || p.GetShadow()) != shadow || !means(p.GetTrustDomain(), r.GetPeer(), call.id) {
 		return saysNo
 	}
+	if r.GetUser() != "" {
+		switch {
+		case call.user == nil && !call.looked:
+			return saysNothing
+		case call.user == nil:
+			return saysError
+		case !slices.Contains(strings.Fields(call.user.GetScope()), r.GetUser()):
+			return saysNo
+		}
+	}
 	if r.GetWhen() == "" {
 		return saysYes
+	}
+	if i := slices.IndexFunc(modelUserConditions, func(c modelUserCondition) bool { return c.text == r.GetWhen() }); i >= 0 {
+		return modelUserConditions[i].of(call)
 	}
 	i := slices.IndexFunc(modelConditions, func(c modelCondition) bool { return c.text == r.GetWhen() })
 	if i < 0 {
@@ -199,6 +237,16 @@ func ruleSays(p *policyv1.Policy, r *policyv1.Rule, call modelCall, shadow bool)
 		return saysNothing
 	}
 	return modelConditions[i].says(call.id, call.request)
+}
+
+func (c modelUserCondition) of(call modelCall) saying {
+	switch {
+	case c.overRequest && call.request == nil:
+		return saysNothing
+	case c.says == nil:
+		return yesOrNo(slices.Contains(call.user.GetRequesters(), call.id))
+	}
+	return c.says(call.user, call.request)
 }
 
 // mostSpecificFirst orders rules: a workload before a subtree, a subtree of more segments before one of fewer, else as the file has them. Among rules that
@@ -219,7 +267,7 @@ func mostSpecificFirst(p *policyv1.Policy, rules []*policyv1.Rule) []*policyv1.R
 // without a condition, which a policy may look at first.
 func reportable(allows []*policyv1.Rule) []string {
 	rules := allows[:1:1]
-	if i := slices.IndexFunc(allows, func(r *policyv1.Rule) bool { return r.GetWhen() == "" }); i > 0 {
+	if i := slices.IndexFunc(allows, func(r *policyv1.Rule) bool { return r.GetWhen() == "" && r.GetUser() == "" }); i > 0 {
 		rules = append(rules, allows[i])
 	}
 	return whys(rules)

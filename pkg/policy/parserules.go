@@ -23,7 +23,7 @@ func (p *parser) addRules(f part, m *Method, rules *policyv1.Method, path ...any
 				errs = append(errs, err)
 				continue
 			}
-			same := sameRule{r.Effect, r.Peer, r.When, r.Shadow}
+			same := sameRule{r.Effect, r.Peer, r.User, r.When, r.Shadow}
 			if first, ok := seen[same]; ok {
 				errs = append(errs, r.Position.Errorf("peer %q stands already under %s at %s", r.Written, r.Effect, first.place))
 				continue
@@ -37,10 +37,10 @@ func (p *parser) addRules(f part, m *Method, rules *policyv1.Method, path ...any
 
 // sameRule is what two rules of a method must not have in common.
 type sameRule struct {
-	effect Effect
-	peer   Pattern
-	when   string
-	shadow bool
+	effect     Effect
+	peer       Pattern
+	user, when string
+	shadow     bool
 }
 
 // at returns a longer path.
@@ -52,6 +52,7 @@ func (p *parser) rule(f part, input protoreflect.MessageDescriptor, effect Effec
 	r := &Rule{
 		Effect:   effect,
 		Written:  written.GetPeer(),
+		User:     written.GetUser(),
 		When:     written.GetWhen(),
 		Why:      written.GetWhy(),
 		Shadow:   written.GetShadow() || f.GetShadow(),
@@ -65,10 +66,13 @@ func (p *parser) rule(f part, input protoreflect.MessageDescriptor, effect Effec
 	}
 	if r.When != "" {
 		var wrong []problem
-		r.condition, wrong = p.conditions.compile(r.When, input)
+		r.condition, wrong = p.conditions.compile(r.When, input, r.User != "")
 		for _, w := range wrong {
 			errs = append(errs, f.Within(w.line, w.column, at(path, "when")...).Errorf("when: %s", w.text))
 		}
+	}
+	if r.User != "" {
+		r.awaits = r.depends("the user's token")
 	}
 	return r, errors.Join(errs...)
 }

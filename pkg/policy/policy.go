@@ -45,14 +45,21 @@ type Call struct {
 	Peer *identity.Peer
 	// Request is the request message, nil while it is not known. Rules with a condition over the request are undecided until then.
 	Request proto.Message
+	// User is the user for whom the call is made. Rules with a user are undecided while it and UserErr are nil: nobody has looked.
+	User *User
+	// UserErr is why the call has no user, ErrNoUser or what is wrong with the token. It is for operators, and must not have the token in it. A rule with a
+	// user allows nothing then, and denies.
+	UserErr error
 }
 
 // Verdict is what a policy says of one call.
 type Verdict struct {
 	// Allowed is whether the call may go on.
 	Allowed bool
-	// Undecided says that it depends on the request, which the Call did not have. Allowed is false then.
+	// Undecided says that it depends on the request or on the user, which the Call did not have. Allowed is false then.
 	Undecided bool
+	// NeedsUser says that it may depend on the user, of whom the Call did not say anything: the verdict, or what the rules in shadow say.
+	NeedsUser bool
 	// Rule decided: it allows the call or denies it. It is nil when no rule applies, so that the call is denied.
 	Rule *Rule
 	// Reason says why the call is denied and what came nearest to allowing it, or what it depends on; empty when it is allowed. It is for

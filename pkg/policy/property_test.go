@@ -64,7 +64,13 @@ func drawPolicy(t *rapid.T) *policyv1.Policy {
 			if rapid.Bool().Draw(t, "conditional") {
 				r.When = rapid.SampledFrom(modelConditions).Draw(t, "when").text
 			}
-			key := fmt.Sprint(name, wholeOf("bank.test", r.GetPeer()), r.GetWhen(), r.GetShadow() || p.GetShadow())
+			if rapid.IntRange(0, 2).Draw(t, "with user") == 0 {
+				r.User = rapid.SampledFrom([]string{"transfer", "accounts.read"}).Draw(t, "scope")
+				if rapid.Bool().Draw(t, "conditional on the user") {
+					r.When = rapid.SampledFrom(modelUserConditions).Draw(t, "when").text
+				}
+			}
+			key := fmt.Sprint(name, wholeOf("bank.test", r.GetPeer()), r.GetUser(), r.GetWhen(), r.GetShadow() || p.GetShadow())
 			if seen[key] {
 				continue
 			}
@@ -142,6 +148,22 @@ func drawRequest(t *rapid.T) *ledgerv1.PostTransferRequest {
 	return r
 }
 
+// drawUser draws what is found out about the user of a call.
+func drawUser(t *rapid.T, call *modelCall) {
+	call.looked = true
+	if rapid.IntRange(0, 3).Draw(t, "no user") == 0 {
+		return
+	}
+	call.user = &policyv1.User{
+		Subject:    rapid.SampledFrom([]string{"alice", "bob"}).Draw(t, "subject"),
+		Scope:      rapid.SampledFrom([]string{"transfer", "accounts.read", "accounts.read transfer", "transfers", ""}).Draw(t, "token's scope"),
+		Requesters: []string{rapid.SampledFrom([]string{"spiffe://bank.test/a", "spiffe://bank.test/a/b"}).Draw(t, "requester")},
+	}
+	if rapid.Bool().Draw(t, "context") {
+		call.user.Context = map[string]string{"description": rapid.SampledFrom([]string{"rent", "a"}).Draw(t, "described")}
+	}
+}
+
 // compile makes a policy of the message as a file would have it.
 func compile(t *rapid.T, p *policyv1.Policy) *policy.Policy {
 	text, err := protoyaml.MarshalOptions{UseProtoNames: true, Indent: 2}.Marshal(p)
@@ -164,6 +186,12 @@ func ask(compiled *policy.Policy, call modelCall) policy.Verdict {
 	if call.request != nil {
 		asked.Request = call.request
 	}
+	switch {
+	case call.user != nil:
+		asked.User = policy.UserOf(call.user)
+	case call.looked:
+		asked.UserErr = policy.ErrNoUser
+	}
 	return compiled.Decide(asked)
 }
 
@@ -178,7 +206,13 @@ func TestDecideSaysWhatTheFileSays(t *testing.T) {
 			if rapid.Bool().Draw(t, "with request") {
 				call.request = drawRequest(t)
 			}
+			if rapid.Bool().Draw(t, "with user") {
+				drawUser(t, &call)
+			}
 			got, want := ask(compiled, call), interpret(p, call)
+			if unknown := call.user == nil && !call.looked; got.NeedsUser && (!unknown || !got.Undecided && !got.Shadow.Undecided) {
+				t.Fatalf("%+v: it needs the user: %+v", call, got)
+			}
 			if outcome(got) != want.outcome || !reported(got.Rule, want.rules) {
 				t.Fatalf("%+v: %s by %q, want %s by one of %q (%s)", call, outcome(got), why(got.Rule), want.outcome, want.rules, got.Reason)
 			}
@@ -209,7 +243,13 @@ func TestADecisionWithoutTheRequestStands(t *testing.T) {
 		for range 4 {
 			call := drawCall(t, p)
 			before := ask(compiled, call)
-			call.request = drawRequest(t)
+			// In either order, as the headers, the token and the message come to be known.
+			if call.request = drawRequest(t); !before.NeedsUser {
+				if now := ask(compiled, call); before.Undecided && now.Undecided || now.NeedsUser && !before.Undecided && !before.Shadow.Undecided {
+					t.Fatalf("%+v: it needs the user, which it did not without the request: %+v", call, now)
+				}
+			}
+			drawUser(t, &call)
 			after := ask(compiled, call)
 			if after.Undecided || after.Shadow.Undecided {
 				t.Fatalf("%+v: with the request it is undecided: %+v", call, after)
@@ -243,6 +283,9 @@ func TestShadowSaysWhatWouldBe(t *testing.T) {
 			if rapid.Bool().Draw(t, "with request") {
 				call.request = drawRequest(t)
 			}
+			if rapid.Bool().Draw(t, "with user") {
+				drawUser(t, &call)
+			}
 			got, plain, would := ask(compiled, call), ask(compiledWithout, call), ask(compiledEnforced, call)
 			// The rule may be another one that allows: of several a policy without rules in shadow may look at one without a condition first.
 			if outcome(got) != outcome(plain) {
@@ -275,9 +318,9 @@ func enforce(rules []*policyv1.Rule) []*policyv1.Rule {
 	var all []*policyv1.Rule
 	seen := make(map[string]bool)
 	for _, r := range rules {
-		key := wholeOf("bank.test", r.GetPeer()) + " " + r.GetWhen()
+		key := wholeOf("bank.test", r.GetPeer()) + " " + r.GetUser() + " " + r.GetWhen()
 		if !seen[key] {
-			all = append(all, &policyv1.Rule{Peer: r.GetPeer(), When: r.GetWhen(), Why: r.GetWhy()})
+			all = append(all, &policyv1.Rule{Peer: r.GetPeer(), User: r.GetUser(), When: r.GetWhen(), Why: r.GetWhy()})
 		}
 		seen[key] = true
 	}

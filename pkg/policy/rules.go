@@ -1,9 +1,11 @@
 package policy
 
 import (
+	"fmt"
 	"iter"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -35,6 +37,8 @@ type Rule struct {
 	Peer Pattern
 	// Written is Peer as the file has it.
 	Written string
+	// User is the scope that the user's token must have; empty when the rule asks for no user.
+	User string
 	// When is the condition in CEL; empty when there is none.
 	When string
 	// Why is the reason that the file gives.
@@ -46,6 +50,8 @@ type Rule struct {
 
 	place     string
 	condition *condition
+	// awaits is what is said of a call of whose user nothing is known yet, made once: each call that the rule may allow is one of those at first.
+	awaits string
 }
 
 // Place returns where the rule stands, as "bank.yaml:12".
@@ -54,6 +60,25 @@ func (r *Rule) Place() string {
 		return ""
 	}
 	return r.place
+}
+
+// Condition returns what a rule asks of a call beside its peer, in CEL, for people and tools that compare rules: When, and the user. It is empty when nothing is
+// asked. What it does not say is that a call without a user's token is not let in, and is kept out (see mesh.policy.v1.Rule).
+func (r *Rule) Condition() string {
+	if r.User == "" {
+		return r.When
+	}
+	text := fmt.Sprintf("%s.scope == %q", userVariable, r.User)
+	switch when := strings.TrimSpace(r.When); {
+	case when == "":
+		return text
+	case strings.Contains(when, "//"): // what ends a comment must not be in it
+		return text + " && (" + when + "\n)"
+	case strings.Contains(when, "||"), strings.Contains(when, "?"):
+		return text + " && (" + when + ")"
+	default:
+		return text + " && " + when
+	}
 }
 
 // Method is the rules of one method. It is immutable.
@@ -145,10 +170,12 @@ func (p *Policy) Allows() iter.Seq2[string, Pattern] {
 // that it is in, and so on; among them as the file has it.
 type entry struct {
 	// plain is the rule that allows whatever is called, when nothing else is to be asked: no rule denies, none is in shadow, and it has
-	// no condition.
+	// no condition and asks for no user.
 	plain *Rule
 	// enforced and shadow have the rules, those that deny first.
 	enforced, shadow []*Rule
+	// user is whether one of them asks for a user.
+	user bool
 }
 
 // index makes exact and trees of the rules.
@@ -199,6 +226,7 @@ func newEntry(rules []*Rule) *entry {
 	e := &entry{}
 	slices.SortStableFunc(rules, func(a, b *Rule) int { return int(b.Effect) - int(a.Effect) })
 	for _, r := range rules {
+		e.user = e.user || r.User != ""
 		if r.Shadow {
 			e.shadow = append(e.shadow, r)
 		} else {
@@ -209,7 +237,7 @@ func newEntry(rules []*Rule) *entry {
 		return e
 	}
 	for _, r := range e.enforced {
-		if r.condition == nil {
+		if r.condition == nil && r.User == "" {
 			e.plain = r
 			break
 		}

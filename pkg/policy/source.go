@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"iter"
 	"os"
 	"path/filepath"
@@ -39,6 +40,23 @@ func Read(path string) (Source, error) {
 		return Source{}, fmt.Errorf("read the policy: %w", err)
 	}
 	return Text(path, text).withIncluded(), nil
+}
+
+// Again reads a source that Read gave once more. A process does so several times a second all its life, and what that allocates is what it grows by at rest: a file
+// that is as it was is neither kept again nor parsed to find what it includes, which follows from its text.
+func (s Source) Again() (Source, error) {
+	main := s.files[0]
+	if !main.unchanged() {
+		return Read(main.Name)
+	}
+	files := []sourceFile{main}
+	for _, included := range s.files[1:] {
+		if !included.unchanged() {
+			included = readFile(included.Name)
+		}
+		files = append(files, included)
+	}
+	return Source{files: files}, nil
 }
 
 // WithMain returns the source with another text of the main file, and what that includes.
@@ -79,11 +97,37 @@ func (s Source) withIncluded() Source {
 		if !filepath.IsLocal(include.GetFile()) {
 			continue // Compile refuses it
 		}
-		path := filepath.Join(filepath.Dir(main.Name), include.GetFile())
-		text, err := os.ReadFile(path)
-		files = append(files, sourceFile{Name: path, Text: text, err: err})
+		files = append(files, readFile(filepath.Join(filepath.Dir(main.Name), include.GetFile())))
 	}
 	return Source{files: files}
+}
+
+func readFile(path string) sourceFile {
+	text, err := os.ReadFile(path)
+	return sourceFile{Name: path, Text: text, err: err}
+}
+
+// unchanged reports whether the file can be read and has the same text. It does not keep what it reads.
+func (f sourceFile) unchanged() bool {
+	if f.err != nil {
+		return false
+	}
+	file, err := os.Open(f.Name)
+	if err != nil {
+		return false
+	}
+	defer file.Close()
+	part, rest := make([]byte, 1024), f.Text
+	for {
+		n, err := file.Read(part)
+		if !bytes.HasPrefix(rest, part[:n]) {
+			return false
+		}
+		rest = rest[n:]
+		if err != nil {
+			return err == io.EOF && len(rest) == 0
+		}
+	}
 }
 
 // find returns an included file.

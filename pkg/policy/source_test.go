@@ -93,6 +93,73 @@ func TestSource(t *testing.T) {
 	}
 }
 
+// Each step changes the files; what is read again must be what is read anew.
+func TestReadAgainASourceIsAsReadAnew(t *testing.T) {
+	t.Parallel()
+	path := included().write(t)
+	risk := filepath.Join(filepath.Dir(path), "risk.yaml")
+	source, err := policy.Read(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	without := strings.Replace(mainText, "  - file: risk.yaml\n    services: [bank.risk.v1.RiskService]\n", "", 1)
+	write := func(path, text string) func() error {
+		return func() error { return os.WriteFile(path, []byte(text), 0o600) }
+	}
+	for _, step := range []struct {
+		what   string
+		change func() error
+	}{
+		{"nothing changed", func() error { return nil }},
+		{"an included file changed", write(risk, riskText+"# x\n")},
+		{"an included file is shorter", write(risk, riskText[:len(riskText)-1])},
+		{"an included file is empty", write(risk, "")},
+		{"an included file is away", func() error { return os.Remove(risk) }},
+		{"an included file is back", write(risk, riskText)},
+		{"the main file includes fewer", write(path, without)},
+		{"the main file is broken", write(path, mainText+"x: 1\n")},
+		{"the main file is broken still", func() error { return nil }},
+		{"the main file includes all again", write(path, mainText)},
+	} {
+		if err := step.change(); err != nil {
+			t.Fatal(err)
+		}
+		anew, err := policy.Read(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if source, err = source.Again(); err != nil {
+			t.Fatal(err)
+		}
+		if !source.Equal(anew) {
+			t.Errorf("when %s, there is %v again and %v anew", step.what, source.Names(), anew.Names())
+		}
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := source.Again(); !errors.Is(err, fs.ErrNotExist) || !strings.HasPrefix(err.Error(), "read the policy: ") {
+		t.Errorf("the error of a main file that is away is %v", err)
+	}
+}
+
+// A process looks at its policy twice a second all its life. Parsing YAML for that would be most of what it allocates at rest, so that it would grow to
+// twice its size before the collector comes.
+func TestAPolicyThatIsAsItWasIsReadAgainWithoutParsing(t *testing.T) { //nolint:paralleltest // AllocsPerRun counts those of all goroutines
+	source, err := policy.Read(included().write(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	allocations := testing.AllocsPerRun(20, func() {
+		if source, err = source.Again(); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if allocations > 50 { // to parse them takes hundreds
+		t.Errorf("%v allocations for three files that have not changed", allocations)
+	}
+}
+
 func TestSourcesAreEqualWhenAllTheirFilesAre(t *testing.T) {
 	t.Parallel()
 	path := included().write(t)

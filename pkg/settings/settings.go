@@ -23,14 +23,15 @@ var ErrHelp = errors.New("help was printed")
 type checker interface{ Check() error }
 
 // Parse reads args (without the program's name) and the environment into settings, a pointer to a struct. Each flag --foo-bar
-// of program "ledger" can also be given as LEDGER_FOO_BAR, unless its env tag says otherwise; the command line wins. Help goes to
-// out.
+// of program "ledger" can also be given as LEDGER_FOO_BAR, unless its env tag says otherwise; the command line wins. A command of it,
+// such as "ledger verify", has the variables of the program. Help goes to out.
 func Parse(program, description string, args []string, out io.Writer, settings any) error {
 	helped := false
+	name, _, _ := strings.Cut(program, " ")
 	parser, err := kong.New(settings,
 		kong.Name(program),
 		kong.Description(description),
-		kong.DefaultEnvars(strings.ToUpper(program)),
+		kong.DefaultEnvars(strings.ToUpper(name)),
 		kong.Writers(out, out),
 		kong.Exit(func(int) { helped = true }),
 	)

@@ -53,6 +53,16 @@ func TestParseReadsFlagsAndEnvironment(t *testing.T) {
 	}
 }
 
+func TestACommandHasTheVariablesOfItsProgram(t *testing.T) {
+	t.Setenv("PROG_LISTEN", "127.0.0.1:3")
+	var got struct {
+		Listen settings.Address `default:"127.0.0.1:1" help:"Where."`
+	}
+	if err := settings.Parse("prog verify", "Checks it.", nil, &bytes.Buffer{}, &got); err != nil || got.Listen != "127.0.0.1:3" {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
 func TestParseReportsEveryBadValueAtOnce(t *testing.T) {
 	t.Setenv("SPIFFE_ENDPOINT_SOCKET", "tcp://example.org:1")
 	t.Setenv("PROG_LEVEL", "loud")

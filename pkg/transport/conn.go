@@ -22,28 +22,34 @@ type conn struct {
 	info      *authInfo
 	direction Direction
 	opened    time.Time
-	// presented is when the own SVID expires that this end showed, if it was asked for one: the peer cuts the connection then.
-	presented time.Time
-	frames    frameWriter
+	// shown is the own SVID that this end showed, if it was asked for one.
+	shown  shown
+	frames frameWriter
+	// arrivals is what gRPC reads of a connection that was dialled here.
+	arrivals frameReader
 
 	// These are the registry's, under its lock.
 	seq   uint64
 	index int // in the queue; negative when not there
 	// verified is the peer as it verified last: it may be by way of another authority than at the handshake.
 	verified *identity.Peer
-	// next is the stage that comes next, and due when. retireAt is when an inbound connection retires.
+	// next is the stage that comes next, and due when. retireAt is when a connection that is renewed retires.
 	next     stage
 	due      time.Time
 	retireAt time.Time
+	// moveBy is when the connection is renewed at the latest because the own SVID is signed by another authority by now; zero while it is not.
+	moveBy time.Time
+	// renewed says that the connection was renewed and counted.
+	renewed bool
 }
 
 // stage is a step in the life of a connection.
 type stage int
 
 const (
-	// renew asks the client to come again, while there is time for calls in flight to end. Inbound connections only.
+	// renew asks the client to come again, or is the client that does so, while there is time for calls in flight to end.
 	renew stage = iota
-	// retire ends the calls that are left, shortly before they would be cut. Inbound connections only.
+	// retire ends the calls that are left, shortly before they would be cut.
 	retire
 	// expire cuts the connection: its peer's SVID has expired.
 	expire
@@ -53,8 +59,8 @@ const (
 // can, each time with half as much left; this ends that.
 const shortLife = 250 * time.Millisecond
 
-// newConn returns a connection whose peer was verified. own is when the own SVID expires that it was made with.
-func newConn(r *Registry, direction Direction, raw net.Conn, tlsConn *tls.Conn, peer *identity.Peer, own time.Time) *conn {
+// newConn returns a connection whose peer was verified and that was made with own.
+func newConn(r *Registry, direction Direction, raw net.Conn, tlsConn *tls.Conn, peer *identity.Peer, own shown) *conn {
 	info := &authInfo{
 		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
 		peer:           peer,
@@ -67,8 +73,9 @@ func newConn(r *Registry, direction Direction, raw net.Conn, tlsConn *tls.Conn, 
 		info:      info,
 		direction: direction,
 		opened:    r.opts.now(),
-		presented: own,
+		shown:     own,
 		frames:    frameWriter{to: tlsConn},
+		arrivals:  frameReader{from: tlsConn},
 		index:     -1,
 		verified:  peer,
 	}
@@ -82,23 +89,54 @@ func newConn(r *Registry, direction Direction, raw net.Conn, tlsConn *tls.Conn, 
 // in flight would be lost. So the client is asked to come again, with GOAWAY, when half of what was left has gone by, give or take a tenth so
 // that clients do not come all at once; what has not ended then shortly before the expiry ends with a status that tells it to
 // come again. gRPC has one MaxConnectionAge for a whole server, where the SVIDs of its clients may live for minutes or days.
+//
+// An outbound connection leaves that to its server. It is renewed here when the own authority has changed, which its server cannot know (see move).
 func (c *conn) plan(now time.Time) {
 	now = now.Round(0) // by the wall clock, which goes on while a machine sleeps
 	left := c.expires().Sub(now)
-	if c.direction == Outbound || left < c.registry.opts.shortLife {
-		c.next, c.due = expire, c.verified.NotAfter
+	c.next, c.due = expire, c.verified.NotAfter
+	if left < c.registry.opts.shortLife {
 		return
 	}
-	c.next, c.due = renew, now.Add(left/100*45+rand.N(left/10)) //nolint:gosec // it spreads load, it hides nothing
 	c.retireAt = now.Add(left / 10 * 9)
+	if c.direction == Inbound {
+		c.next, c.due = renew, now.Add(left/100*45+rand.N(left/10)) //nolint:gosec // it spreads load, it hides nothing
+	}
+	if !c.moveBy.IsZero() {
+		c.planMove(left)
+	}
 }
 
 // expires is when one end or the other cuts the connection at the latest.
 func (c *conn) expires() time.Time {
-	if c.presented.IsZero() || c.verified.NotAfter.Before(c.presented) {
+	if c.shown.until.IsZero() || c.verified.NotAfter.Before(c.shown.until) {
 		return c.verified.NotAfter
 	}
-	return c.presented
+	return c.shown.until
+}
+
+// renew asks the client of the connection to come again, or has gRPC at this end make another one.
+func (c *conn) renew() error {
+	if c.direction == Outbound {
+		return c.arrivals.goAway()
+	}
+	return c.frames.goAway()
+}
+
+// Read implements net.Conn.
+func (c *conn) Read(p []byte) (int, error) {
+	if c.direction == Outbound {
+		return c.arrivals.Read(p)
+	}
+	return c.Conn.Read(p)
+}
+
+// SetReadDeadline implements net.Conn.
+func (c *conn) SetReadDeadline(t time.Time) error { return c.arrivals.setDeadline(t) }
+
+// SetDeadline implements net.Conn.
+func (c *conn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
 
 // Write implements net.Conn.

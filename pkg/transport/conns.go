@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+
 	"github.com/countersign-mesh/countersign/pkg/identity"
 )
 
@@ -116,16 +118,21 @@ func (r *Registry) verified(c *conn) *identity.Peer {
 	return c.verified
 }
 
-// keep notes how the peer of a connection verified now, for the next time, and until when that holds.
-func (r *Registry) keep(c *conn, peer *identity.Peer) {
+// keep notes how the peer of a connection verified now, for the next time, and until when that holds; and whether the connection was made with
+// another authority than that of the own SVID now.
+func (r *Registry) keep(c *conn, peer *identity.Peer, own *x509svid.SVID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	same := peer.NotAfter.Equal(c.verified.NotAfter)
 	c.verified = peer
-	if c.index < 0 || same {
+	if c.index < 0 {
 		return
 	}
-	c.plan(r.opts.now())
+	now := r.opts.now()
+	if moved := c.move(own.Certificates, now); same && !moved {
+		return
+	}
+	c.plan(now)
 	heap.Fix(&r.queue, c.index)
 	r.poke()
 }

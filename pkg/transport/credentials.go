@@ -57,7 +57,7 @@ func (c *creds) ClientHandshake(ctx context.Context, authority string, raw net.C
 		return nil, nil, errors.New("no server is expected: a client's credentials need the server's SPIFFE ID")
 	}
 	h := &handshake{registry: c.registry, expected: c.server}
-	conn, info, err := h.run(ctx, Outbound, raw, tls.Client(raw, h.clientConfig(authority)))
+	conn, info, err := h.run(ctx, Outbound, raw, tls.Client(patient{raw}, h.clientConfig(authority)))
 	if _, ok := errors.AsType[*identity.RevokedError](err); ok {
 		return nil, nil, &discreetError{err}
 	}
@@ -73,8 +73,8 @@ type handshake struct {
 	registry *Registry
 	expected spiffeid.ID
 	peer     *identity.Peer
-	// own is when the own SVID expires that this end shows.
-	own time.Time
+	// own is the own SVID that this end shows.
+	own shown
 
 	// These are an inbound handshake's: end ends it, began is its time limit once it has a slot.
 	end   context.CancelCauseFunc
@@ -173,11 +173,11 @@ func (h *handshake) certificate() (*tls.Certificate, error) {
 		return nil, fmt.Errorf("own identity: %w", err)
 	}
 	cert := &tls.Certificate{PrivateKey: svid.PrivateKey, Leaf: svid.Certificates[0]}
-	h.own = cert.Leaf.NotAfter
+	h.own = shown{chain: svid.Certificates, until: cert.Leaf.NotAfter}
 	for _, c := range svid.Certificates {
 		cert.Certificate = append(cert.Certificate, c.Raw)
-		if c.NotAfter.Before(h.own) {
-			h.own = c.NotAfter // an intermediate's
+		if c.NotAfter.Before(h.own.until) {
+			h.own.until = c.NotAfter // an intermediate's
 		}
 	}
 	return cert, nil

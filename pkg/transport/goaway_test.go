@@ -37,11 +37,29 @@ func callers(ctx context.Context, conn *grpc.ClientConn, pause time.Duration) (c
 	return count.Load(), failed
 }
 
-// TestCallersNeverNoticeAGoAway asks a connection to go away while calls, a stream and large messages are on it. A caller that never tries
-// again notices nothing: no call fails, those in flight end where they began, and none begins on the old connection after the new one is there.
+// TestCallersNeverNoticeAGoAway asks a connection to go away, or has its client leave it, while calls, a stream and large messages are on it. A caller that
+// never tries again notices nothing: no call fails, those in flight end where they began, and none begins on the old connection after the new one is there.
 func TestCallersNeverNoticeAGoAway(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	for name, who := range ends() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			callersNeverNotice(t, w, who(w))
+		})
+	}
+}
+
+// ends are the two ends of a connection, each of which can begin its renewal.
+func ends() map[string]func(w *world) *transport.Registry {
+	return map[string]func(w *world) *transport.Registry{
+		"the server asks for it":      func(w *world) *transport.Registry { return w.inbound },
+		"the client leaves by itself": func(w *world) *transport.Registry { return w.outbound },
+	}
+}
+
+func callersNeverNotice(t *testing.T, w *world, end *transport.Registry) {
+	t.Helper()
 	d := openDesk(t, w.inbound.Server(), true)
 	conn := d.client(t, w.outbound.Client(w.id("/ledger")))
 	conn.Connect()
@@ -57,7 +75,7 @@ func TestCallersNeverNoticeAGoAway(t *testing.T) {
 		slow := begin(t, conn, 50*time.Millisecond)
 		open := w.inbound.Conns()
 		last := open[len(open)-1]
-		w.inbound.GoAway()
+		end.GoAway()
 		eventually(t, "there is another connection", func() bool { return newest(w.inbound).Seq > last.Seq })
 		had := find(w.inbound, last.Seq).Calls
 		if err := <-slow; err != nil {
@@ -111,14 +129,19 @@ func find(r *transport.Registry, seq uint64) transport.Conn {
 // A connection that nobody uses ends when it is asked to go away, and the next call makes another.
 func TestAnIdleConnectionGoesAway(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	conn := openDesk(t, w.inbound.Server(), true).client(t, w.outbound.Client(w.id("/ledger")))
-	for range 10 {
-		if err := wait(t.Context(), conn, 0); err != nil {
-			t.Fatal(err)
-		}
-		seq := newest(w.inbound).Seq
-		w.inbound.GoAway()
-		eventually(t, "the connection ends", func() bool { return find(w.inbound, seq).Seq == 0 })
+	for name, who := range ends() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			conn := openDesk(t, w.inbound.Server(), true).client(t, w.outbound.Client(w.id("/ledger")))
+			for range 10 {
+				if err := wait(t.Context(), conn, 0); err != nil {
+					t.Fatal(err)
+				}
+				seq := newest(w.inbound).Seq
+				who(w).GoAway()
+				eventually(t, "the connection ends", func() bool { return find(w.inbound, seq).Seq == 0 })
+			}
+		})
 	}
 }

@@ -48,7 +48,8 @@ type Stats struct {
 	// Failures are the handshakes that failed. Those that AbortHandshakes ended are left out.
 	Failures map[Failure]uint64
 	Cuts     map[CutKind]uint64
-	// Renewed counts the inbound connections whose client was asked to come again.
+	// Renewed counts the connections that were renewed: the inbound ones whose client was asked to come again, and the outbound ones that were
+	// left because the own authority has changed.
 	Renewed uint64
 }
 

@@ -38,14 +38,15 @@ func (r *Registry) sweep() {
 func (r *Registry) recheck(c *conn) *ending {
 	r.sweeping.Lock()
 	defer r.sweeping.Unlock()
-	if _, err := r.id.GetX509SVID(); err != nil {
+	own, err := r.id.GetX509SVID()
+	if err != nil {
 		return ownGone(err)
 	}
 	peer, err := r.verifier.Load().Reverify(r.verified(c))
 	if err != nil {
 		return refuted(err)
 	}
-	r.keep(c, peer)
+	r.keep(c, peer, own)
 	return nil
 }
 
@@ -80,7 +81,7 @@ func (r *Registry) attendAll() time.Duration {
 		switch stage {
 		case renew:
 			// It can block for as long as the peer reads nothing.
-			r.tasks.Go(func() { _ = c.frames.goAway() }) // it fails only when the connection is closed
+			r.tasks.Go(func() { _ = c.renew() }) // it fails only when the connection is closed
 		case retire:
 			if r.end(c, renewed()) {
 				ended = append(ended, c)
@@ -125,7 +126,10 @@ func (r *Registry) first() (c *conn, due stage, wait time.Duration) {
 	case due == renew:
 		c.next, c.due = retire, c.retireAt
 		heap.Fix(&r.queue, c.index)
-		r.tally.renewed++
+		if !c.renewed {
+			c.renewed = true
+			r.tally.renewed++
+		}
 	}
 	return c, due, 0
 }

@@ -7,6 +7,12 @@
 // (see Bind) and refuses more (CheckLive), all within a second. And it lets a peer that is good not feel the limit: an inbound connection is
 // renewed by GOAWAY long before one of its certificates expires.
 //
+// An authority can be replaced long before it expires, when its key is feared for: a new one is prepared, workloads get SVIDs of it, and the old
+// one leaves the bundle. That would cut every connection that was made with an SVID of the old one. So each end renews the connections that it has shown
+// an SVID of another authority on than its own is of now: within ten seconds, spread over that time, by GOAWAY to its clients, and as a client by
+// leaving the server as if that had sent one. Calls in flight then have half a minute; those that take longer, streams, end with a status that tells them to come
+// again. Both are shorter where little is left of the SVIDs. Who waits for longer than that between the new SVIDs and the end of the old authority cuts nothing.
+//
 // A server needs the two together: the credentials of a Registry, and interceptors that bind each call to its connection and ask CheckLive
 // about what goes in and out. Package mesh puts them together.
 package transport
@@ -83,6 +89,8 @@ type options struct {
 	handshakes    int
 	handshakeTime time.Duration
 	shortLife     time.Duration
+	// moveTime is how long after a change of the own authority the last connection is renewed, moveGrace how long calls in flight have then.
+	moveTime, moveGrace time.Duration
 }
 
 // WithLogger sets where refused handshakes and cut connections are logged; slog.Default by default.
@@ -91,8 +99,8 @@ func WithLogger(log *slog.Logger) Option { return func(o *options) { o.log = log
 // WithVerifier sets the verifier; identity.NewVerifier(id) by default.
 func WithVerifier(v *identity.Verifier) Option { return func(o *options) { o.verifier = v } }
 
-// WithoutRenewal leaves every inbound connection open until it must be cut, for peers that do not come again by themselves. Their calls in
-// flight are then lost with the SVIDs that the connection was made with.
+// WithoutRenewal leaves every connection open until it must be cut, for peers that do not come again by themselves. Their calls in
+// flight are then lost with the SVIDs that the connection was made with, and with the authority that signed them.
 func WithoutRenewal() Option { return func(o *options) { o.shortLife = math.MaxInt64 } }
 
 // NewRegistry returns a Registry and starts to watch id for changes; Close ends it.
@@ -100,6 +108,7 @@ func NewRegistry(id Identity, opts ...Option) *Registry {
 	o := options{
 		log: slog.Default(), verifier: identity.NewVerifier(id), now: time.Now,
 		handshakes: maxHandshakes, handshakeTime: handshakeTime, shortLife: shortLife,
+		moveTime: moveTime, moveGrace: moveGrace,
 	}
 	for _, opt := range opts {
 		opt(&o)

@@ -11,6 +11,10 @@
 // fields, or 0x00 when there is none. So no two records have the same encoding. The first byte of all is the version: another
 // encoding gets another one.
 //
+// The subject and the transaction of a decision came to the contract when there were trails already, whose heads are kept. Only a decision that has one of them has these
+// two fields in its encoding, and 0x02 is added to its first byte: the hash of every other record is what it always was, and none of these has the hash of one of those.
+// A program from before that takes a record with one of them for a changed one.
+//
 // A trail may begin with records that were stored before there was a chain. They have no hash, but they count: theirs is computed in the
 // same way with 0x00 for the first byte, so that the first record with a hash seals all before it. That taking the hashes away does not
 // make a record one of these is what the byte is for.
@@ -40,6 +44,8 @@ type Hash [sha256.Size]byte
 const (
 	versionUnchained = 0x00
 	versionChained   = 0x01
+	// withUser is added to either for a decision with a subject or a transaction.
+	withUser = 0x02
 )
 
 // Next returns the hash of a record that follows one with the hash previous. It is safe for concurrent use.
@@ -55,6 +61,9 @@ func Seal(previous Hash, r *auditv1.StoredRecord) Hash {
 // link returns the hash that r has at a position.
 func link(version byte, previous Hash, position int64, r *auditv1.StoredRecord) Hash {
 	var room [1024]byte // on the stack; longer records are few
+	if forUser(r.GetDecision()) {
+		version |= withUser
+	}
 	b := append(room[:0], version)
 	b = append(b, previous[:]...)
 	b = number(b, position)
@@ -88,8 +97,16 @@ func decision(b []byte, d *auditv1.Decision) []byte {
 	b = text(b, d.GetPolicyVersion())
 	b = text(b, d.GetTraceId())
 	b = number(b, int64(d.GetShadowVerdict()))
-	return text(b, d.GetShadowRule())
+	b = text(b, d.GetShadowRule())
+	if !forUser(d) {
+		return b
+	}
+	b = text(b, d.GetSubject())
+	return text(b, d.GetTransactionId())
 }
+
+// forUser reports whether a decision has what came to the contract later.
+func forUser(d *auditv1.Decision) bool { return d.GetSubject() != "" || d.GetTransactionId() != "" }
 
 func number(b []byte, n int64) []byte {
 	return binary.BigEndian.AppendUint64(b, uint64(n)) //nolint:gosec // G115: two's complement, as the package comment has it

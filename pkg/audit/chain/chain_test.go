@@ -32,7 +32,15 @@ func decision(server, run string, sequence int64) *auditv1.StoredRecord {
 		Method: "/bank.ledger.v1.LedgerService/PostTransfer", Verdict: auditv1.Verdict_VERDICT_DENIED, Rule: "bank.yaml:101",
 		Reason: "no rule names this peer", PolicyVersion: "0123456789abcdef", TraceId: "4b000000000000000000000000000036",
 		ShadowVerdict: auditv1.Verdict_VERDICT_ALLOWED, ShadowRule: "bank.yaml:104",
+		Subject: "alice", TransactionId: "txn-1",
 	}}}
+}
+
+// forNobody is decision as it was before users were recorded, and still is for a call without one.
+func forNobody(server, run string, sequence int64) *auditv1.StoredRecord {
+	r := decision(server, run, sequence)
+	r.GetDecision().Subject, r.GetDecision().TransactionId = "", ""
+	return r
 }
 
 func gap(server, run string, sequence, lost int64) *auditv1.StoredRecord {
@@ -44,13 +52,14 @@ func gap(server, run string, sequence, lost int64) *auditv1.StoredRecord {
 // Who kept a head keeps it for years: what is hashed must not drift.
 func TestTheHashIsWhatThePackageSays(t *testing.T) {
 	t.Parallel()
-	one, two := decision(ledger, run1, 1), gap(ledger, run1, 2, 7)
-	one.Position, one.StoreTime, two.Position, two.StoreTime = 1, at(50), 2, at(51)
+	one, two, three := forNobody(ledger, run1, 1), gap(ledger, run1, 2, 7), decision(ledger, run1, 1)
+	one.Position, one.StoreTime, two.Position, two.StoreTime, three.Position, three.StoreTime = 1, at(50), 2, at(51), 1, at(50)
 	first := chain.Next(chain.Hash{}, one)
 	for name, test := range map[string]struct{ got, want string }{
 		"a decision":           {fmt.Sprintf("%x", first), goldenDecision},
 		"a gap after it":       {fmt.Sprintf("%x", chain.Next(first, two)), goldenGap},
 		"one before the chain": {fmt.Sprintf("%x", chain.Seal(chain.Hash{}, one)), goldenSeal},
+		"one for a user":       {fmt.Sprintf("%x", chain.Next(chain.Hash{}, three)), goldenUser},
 	} {
 		if test.got != test.want {
 			t.Errorf("%s: hash %s, want %s", name, test.got, test.want)
@@ -121,9 +130,18 @@ func TestWhatBelongsToOneFieldCannotPassForAnothers(t *testing.T) {
 	t.Parallel()
 	var hashes []chain.Hash
 	for _, parts := range [][2]string{{"ab", "c"}, {"a", "bc"}, {"abc", ""}, {"", "abc"}} {
-		r := decision(ledger, run1, 1)
-		r.GetDecision().PeerId, r.GetDecision().PeerSerial = parts[0], parts[1]
-		hashes = append(hashes, chain.Next(chain.Hash{}, r), chain.Seal(chain.Hash{}, r), chain.Next(chain.Hash{1}, r))
+		one, two := decision(ledger, run1, 1), decision(ledger, run1, 1)
+		one.GetDecision().PeerId, one.GetDecision().PeerSerial = parts[0], parts[1]
+		two.GetDecision().Subject, two.GetDecision().TransactionId = parts[0], parts[1]
+		for _, r := range []*auditv1.StoredRecord{one, two} {
+			hashes = append(hashes, chain.Next(chain.Hash{}, r), chain.Seal(chain.Hash{}, r), chain.Next(chain.Hash{1}, r))
+		}
+	}
+	nobody := forNobody(ledger, run1, 1)
+	hashes = append(hashes, chain.Next(chain.Hash{}, nobody), chain.Seal(chain.Hash{}, nobody), chain.Next(chain.Hash{1}, nobody))
+	// What is behind the shadow rule of a decision for nobody is its run: another's user must not pass for it.
+	for _, r := range []*auditv1.StoredRecord{decision(ledger, "", 1), forNobody(ledger, "alice", 5)} {
+		hashes = append(hashes, chain.Next(chain.Hash{}, r), chain.Seal(chain.Hash{}, r))
 	}
 	seen := make(map[chain.Hash]bool)
 	for i, h := range hashes {
@@ -179,5 +197,6 @@ func BenchmarkNext(b *testing.B) {
 const (
 	goldenDecision = "dc40b0d02bf72be7485bc6a30f0ed440097d6861735f9411ff514b380d466cdd"
 	goldenGap      = "bfafa6bfea3e0354c09705315be99119a3d52ad5024dc6124b3c86a4ca8db11a"
+	goldenUser     = "f56bc553969cf7d830bd5eab2db1146e087916074122b27a0e726da0f1fd498b"
 	goldenSeal     = "fcfabc654c17c0eb59d4aa93ad8193731ca354e600ebc24f16e686e4c36291d0"
 )

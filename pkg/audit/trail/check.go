@@ -17,9 +17,9 @@ var ErrNoChain = errors.New("the database has no audit trail with a chain")
 // reading; what is wrong with the trail is v's to tell.
 func Check(ctx context.Context, db *sql.DB, v *chain.Verifier) error {
 	return database.InSnapshot(ctx, db, func(tx *sql.Tx) error {
-		var chained bool
-		if err := tx.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM pragma_table_info('records') WHERE name = 'hash')").Scan(&chained); err != nil {
-			return fmt.Errorf("look for the chain: %w", err)
+		chained, err := has(ctx, tx, "hash")
+		if err != nil {
+			return err
 		}
 		if !chained {
 			return fmt.Errorf("%w: it is another one's, or an audit service from before there was a chain wrote it; the next start of the service begins one", ErrNoChain)
@@ -36,8 +36,24 @@ func Check(ctx context.Context, db *sql.DB, v *chain.Verifier) error {
 	})
 }
 
+// has reports whether the table has a column.
+func has(ctx context.Context, tx *sql.Tx, column string) (bool, error) {
+	var there bool
+	if err := tx.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM pragma_table_info('records') WHERE name = ?)", column).Scan(&there); err != nil {
+		return false, fmt.Errorf("look for the column %s: %w", column, err)
+	}
+	return there, nil
+}
+
 func walk(ctx context.Context, tx *sql.Tx, v *chain.Verifier) error {
-	rows, err := tx.QueryContext(ctx, Select+" ORDER BY position")
+	query := Select
+	switch users, err := has(ctx, tx, "subject"); {
+	case err != nil:
+		return err
+	case !users: // a file that was put aside is verified as it is
+		query = selectOlder
+	}
+	rows, err := tx.QueryContext(ctx, query+" ORDER BY position")
 	if err != nil {
 		return fmt.Errorf("read records: %w", err)
 	}

@@ -22,17 +22,25 @@ var files embed.FS
 // Migrations returns the schema, for database.Open.
 func Migrations() (fs.FS, error) { return fs.Sub(files, "migrations") }
 
-const columns = `position, store_time, server_id, run_id, sequence, kind, start_time, end_time, lost_count, decision_id, peer_id, peer_serial,
-	method, verdict, rule, reason, policy_version, trace_id, shadow_verdict, shadow_rule, hash`
+const (
+	columns = firstColumns + ", " + userColumns + ", hash"
+
+	firstColumns = `position, store_time, server_id, run_id, sequence, kind, start_time, end_time, lost_count, decision_id, peer_id, peer_serial,
+	method, verdict, rule, reason, policy_version, trace_id, shadow_verdict, shadow_rule`
+	// userColumns are not in a file that an older version of the service has left.
+	userColumns = "subject, transaction_id"
+)
 
 // width is how many columns there are.
-const width = 21
+const width = 23
 
 const (
 	// Insert is the statement that stores a record. Its arguments are what Values returns.
-	Insert = "INSERT INTO records (" + columns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+	Insert = "INSERT INTO records (" + columns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 	// Select is the query, up to its WHERE, whose rows Scan reads.
 	Select = "SELECT " + columns + " FROM records"
+	// selectOlder is Select for a file without userColumns, whose records are for no user.
+	selectOlder = "SELECT " + firstColumns + ", NULL AS subject, NULL AS transaction_id, hash FROM records"
 )
 
 // The values of records.kind, and of records.verdict and shadow_verdict.
@@ -55,12 +63,12 @@ func Values(r *auditv1.StoredRecord) []any {
 	if d == nil {
 		gap := r.GetGap()
 		values = append(values, kindGap, micros(gap.GetStartTime()), micros(gap.GetEndTime()), gap.GetLostCount())
-		return append(values, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, hash)
+		return append(values, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, hash)
 	}
 	decided := micros(d.GetDecideTime())
 	return append(values, kindDecision, decided, decided, nil, d.GetDecisionId(), d.GetPeerId(), d.GetPeerSerial(), d.GetMethod(),
 		verdict(d.GetVerdict()), d.GetRule(), d.GetReason(), d.GetPolicyVersion(), optional(d.GetTraceId()), verdict(d.GetShadowVerdict()),
-		optional(d.GetShadowRule()), hash)
+		optional(d.GetShadowRule()), optional(d.GetSubject()), optional(d.GetTransactionId()), hash)
 }
 
 // Scan reads a row of Select. Where something stands in the row that Values would not have put there, fault says in which column: the record
@@ -88,7 +96,7 @@ func record(row *[width]any) *auditv1.StoredRecord {
 	r := &auditv1.StoredRecord{
 		Position: integer(row[0]), StoreTime: moment(row[1]), ServerId: text(row[2]), RunId: text(row[3]), Sequence: integer(row[4]),
 	}
-	r.Hash, _ = row[20].([]byte)
+	r.Hash, _ = row[22].([]byte)
 	if row[5] == kindGap {
 		r.Event = &auditv1.StoredRecord_Gap{Gap: &auditv1.Gap{
 			StartTime: moment(row[6]), EndTime: moment(row[7]), LostCount: integer(row[8]),
@@ -99,6 +107,7 @@ func record(row *[width]any) *auditv1.StoredRecord {
 		DecideTime: moment(row[6]), ServerId: r.GetServerId(), DecisionId: text(row[9]), PeerId: text(row[10]), PeerSerial: text(row[11]),
 		Method: text(row[12]), Verdict: parseVerdict(row[13]), Rule: text(row[14]), Reason: text(row[15]), PolicyVersion: text(row[16]),
 		TraceId: text(row[17]), ShadowVerdict: parseVerdict(row[18]), ShadowRule: text(row[19]),
+		Subject: text(row[20]), TransactionId: text(row[21]),
 	}}
 	return r
 }

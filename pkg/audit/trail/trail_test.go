@@ -4,10 +4,12 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -50,6 +52,7 @@ func records() []*auditv1.StoredRecord {
 			d.PeerId, d.PeerSerial, d.Rule, d.PolicyVersion, d.TraceId = "", "", "", "", ""
 		case 9:
 			d.Verdict, d.Reason, d.ShadowVerdict, d.ShadowRule = auditv1.Verdict_VERDICT_DENIED, "no rule", auditv1.Verdict_VERDICT_ALLOWED, "bank.yaml:104"
+			d.Subject, d.TransactionId = "alice", "txn-1"
 		}
 		h = chain.Next(h, r)
 		hash := h
@@ -245,7 +248,7 @@ func columns(t *testing.T) map[string]string {
 		}
 		all[name] = kind
 	}
-	if err := rows.Err(); err != nil || len(all) != 21 {
+	if err := rows.Err(); err != nil || len(all) != 23 {
 		t.Fatalf("columns %v, %v", all, err)
 	}
 	return all
@@ -286,9 +289,11 @@ func TestWhatWasDoneToADatabaseIsFound(t *testing.T) {
 		"two swapped":             {swap, []string{"moved 3", "moved 8"}},
 		"moved to the end":        {"UPDATE records SET position = 11 WHERE position = 6", []string{"missing 6", "changed 11", "changed 11"}},
 		"moved before the first":  {"UPDATE records SET position = -3 WHERE position = 6", []string{"moved -3", "missing 6"}},
+		"a user taken away":       {"UPDATE records SET subject = NULL, transaction_id = NULL WHERE position = 10", []string{"changed 10"}},
+		"a user put in":           {"UPDATE records SET subject = 'mallory', transaction_id = 'txn-2' WHERE position = 9", []string{"changed 9"}},
 		"one hash computed anew":  {"UPDATE records SET hash = (SELECT hash FROM records WHERE position = 5) WHERE position = 6", []string{"changed 6"}},
 		"one made up in between": {`INSERT INTO records SELECT 11, store_time, server_id, run_id, 11, kind, start_time, end_time, lost_count, decision_id, peer_id, peer_serial,
-			method, verdict, rule, reason, policy_version, trace_id, shadow_verdict, shadow_rule, hash FROM records WHERE position = 10`, []string{"changed 11"}},
+			method, verdict, rule, reason, policy_version, trace_id, shadow_verdict, shadow_rule, hash, subject, transaction_id FROM records WHERE position = 10`, []string{"changed 11"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -324,6 +329,53 @@ func TestWhateverStandsInARowItCanBeSent(t *testing.T) {
 	}
 	if method := got.Findings[0].Record.GetDecision().GetMethod(); method != "/\uFFFD" {
 		t.Errorf("method %q", method)
+	}
+}
+
+// A trail that was put aside is verified years later, by a program that has more columns than the file.
+func TestAFileFromBeforeUsersWereRecordedIsVerifiedAsItIs(t *testing.T) {
+	t.Parallel()
+	migrations, err := trail.Migrations()
+	if err != nil {
+		t.Fatal(err)
+	}
+	older := fstest.MapFS{}
+	for _, name := range []string{"sqlite/00001_records.sql", "sqlite/00002_chain.sql"} {
+		text, err := fs.ReadFile(migrations, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		older[name] = &fstest.MapFile{Data: text}
+	}
+	path := filepath.Join(t.TempDir(), "audit.db")
+	db, err := database.Open(t.Context(), "sqlite:"+path, older)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const columns = `position, store_time, server_id, run_id, sequence, kind, start_time, end_time, lost_count, decision_id, peer_id, peer_serial,
+		method, verdict, rule, reason, policy_version, trace_id, shadow_verdict, shadow_rule, hash`
+	want := records()[:9] // the tenth is for a user
+	for _, r := range want {
+		values := trail.Values(r)
+		values = append(values[:20], values[22])
+		exec(t, db, "INSERT INTO records ("+columns+") VALUES (?"+strings.Repeat(", ?", 20)+")", values...)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := check(t, path); got.Found > 0 || got.Records != 9 || got.Head.Hash != chain.Hash(want[8].GetHash()) {
+		t.Errorf("%d records up to %v, findings %v", got.Records, got.Head, got.Findings)
+	}
+	// And as this version opens it, with the head that was kept of it.
+	if db, err = database.Open(t.Context(), "sqlite:"+path, migrations); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, db, trail.Insert, trail.Values(records()[9])...)
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := check(t, path); got.Found > 0 || got.Records != 10 {
+		t.Errorf("once a record for a user was added: %d records, findings %v", got.Records, got.Findings)
 	}
 }
 

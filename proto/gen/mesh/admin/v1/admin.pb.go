@@ -10,6 +10,7 @@ package adminv1
 
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	v1 "github.com/countersign-mesh/countersign/proto/gen/mesh/policy/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -149,7 +150,7 @@ const (
 	Outcome_OUTCOME_ALLOWED Outcome = 1
 	// The call would be denied.
 	Outcome_OUTCOME_DENIED Outcome = 2
-	// It depends on the request, which was not given.
+	// It depends on the request or the user, which was not given.
 	Outcome_OUTCOME_UNDECIDED Outcome = 3
 )
 
@@ -716,7 +717,11 @@ type ExplainDecisionRequest struct {
 	// The method, "/package.Service/Method".
 	Method string `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"`
 	// The request as protobuf's JSON; empty when it is not known.
-	RequestJson   string `protobuf:"bytes,3,opt,name=request_json,json=requestJson,proto3" json:"request_json,omitempty"`
+	RequestJson string `protobuf:"bytes,3,opt,name=request_json,json=requestJson,proto3" json:"request_json,omitempty"`
+	// The user whose verified transaction token the call carries; not set when that is not known.
+	User *v1.User `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
+	// The call is known to carry no token. It is not set together with user.
+	NoUser        bool `protobuf:"varint,5,opt,name=no_user,json=noUser,proto3" json:"no_user,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -770,6 +775,20 @@ func (x *ExplainDecisionRequest) GetRequestJson() string {
 		return x.RequestJson
 	}
 	return ""
+}
+
+func (x *ExplainDecisionRequest) GetUser() *v1.User {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
+func (x *ExplainDecisionRequest) GetNoUser() bool {
+	if x != nil {
+		return x.NoUser
+	}
+	return false
 }
 
 // ExplainDecisionResponse is what would be decided.
@@ -867,7 +886,7 @@ var File_mesh_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_mesh_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x19mesh/admin/v1/admin.proto\x12\rmesh.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"j\n" +
+	"\x19mesh/admin/v1/admin.proto\x12\rmesh.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bmesh/policy/v1/policy.proto\"j\n" +
 	"\x16ListConnectionsRequest\x12'\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
@@ -906,13 +925,16 @@ const file_mesh_admin_v1_admin_proto_rawDesc = "" +
 	"\x0epolicy_version\x18\x01 \x01(\tR\rpolicyVersion\x127\n" +
 	"\tload_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bloadTime\x12\x18\n" +
 	"\afailure\x18\x03 \x01(\tR\afailure\x12#\n" +
-	"\rfailure_count\x18\x04 \x01(\x03R\ffailureCount\"\x9d\x01\n" +
+	"\rfailure_count\x18\x04 \x01(\x03R\ffailureCount\"\xbb\x02\n" +
 	"\x16ExplainDecisionRequest\x12.\n" +
 	"\apeer_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\n" +
 	"\x18\x80\x10:\tspiffe://R\x06peerId\x12%\n" +
 	"\x06method\x18\x02 \x01(\tB\r\xbaH\n" +
 	"r\b\x10\x01\x18\x80\b:\x01/R\x06method\x12,\n" +
-	"\frequest_json\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@R\vrequestJson\"\xfe\x01\n" +
+	"\frequest_json\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@R\vrequestJson\x12(\n" +
+	"\x04user\x18\x04 \x01(\v2\x14.mesh.policy.v1.UserR\x04user\x12\x17\n" +
+	"\ano_user\x18\x05 \x01(\bR\x06noUser:Y\xbaHV\x1aT\n" +
+	"\fexplain.user\x12!user and no_user are not both set\x1a!!(has(this.user) && this.no_user)\"\xfe\x01\n" +
 	"\x17ExplainDecisionResponse\x120\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x16.mesh.admin.v1.OutcomeR\aoutcome\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\tR\x04rule\x12\x16\n" +
@@ -971,6 +993,7 @@ var file_mesh_admin_v1_admin_proto_goTypes = []any{
 	(*ExplainDecisionRequest)(nil),  // 11: mesh.admin.v1.ExplainDecisionRequest
 	(*ExplainDecisionResponse)(nil), // 12: mesh.admin.v1.ExplainDecisionResponse
 	(*timestamppb.Timestamp)(nil),   // 13: google.protobuf.Timestamp
+	(*v1.User)(nil),                 // 14: mesh.policy.v1.User
 }
 var file_mesh_admin_v1_admin_proto_depIdxs = []int32{
 	7,  // 0: mesh.admin.v1.ListConnectionsResponse.connections:type_name -> mesh.admin.v1.Connection
@@ -983,21 +1006,22 @@ var file_mesh_admin_v1_admin_proto_depIdxs = []int32{
 	1,  // 7: mesh.admin.v1.Cut.reason:type_name -> mesh.admin.v1.CutReason
 	13, // 8: mesh.admin.v1.Cut.cut_time:type_name -> google.protobuf.Timestamp
 	13, // 9: mesh.admin.v1.GetPolicyResponse.load_time:type_name -> google.protobuf.Timestamp
-	2,  // 10: mesh.admin.v1.ExplainDecisionResponse.outcome:type_name -> mesh.admin.v1.Outcome
-	2,  // 11: mesh.admin.v1.ExplainDecisionResponse.shadow_outcome:type_name -> mesh.admin.v1.Outcome
-	3,  // 12: mesh.admin.v1.AdminService.ListConnections:input_type -> mesh.admin.v1.ListConnectionsRequest
-	5,  // 13: mesh.admin.v1.AdminService.ListCuts:input_type -> mesh.admin.v1.ListCutsRequest
-	9,  // 14: mesh.admin.v1.AdminService.GetPolicy:input_type -> mesh.admin.v1.GetPolicyRequest
-	11, // 15: mesh.admin.v1.AdminService.ExplainDecision:input_type -> mesh.admin.v1.ExplainDecisionRequest
-	4,  // 16: mesh.admin.v1.AdminService.ListConnections:output_type -> mesh.admin.v1.ListConnectionsResponse
-	6,  // 17: mesh.admin.v1.AdminService.ListCuts:output_type -> mesh.admin.v1.ListCutsResponse
-	10, // 18: mesh.admin.v1.AdminService.GetPolicy:output_type -> mesh.admin.v1.GetPolicyResponse
-	12, // 19: mesh.admin.v1.AdminService.ExplainDecision:output_type -> mesh.admin.v1.ExplainDecisionResponse
-	16, // [16:20] is the sub-list for method output_type
-	12, // [12:16] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	14, // 10: mesh.admin.v1.ExplainDecisionRequest.user:type_name -> mesh.policy.v1.User
+	2,  // 11: mesh.admin.v1.ExplainDecisionResponse.outcome:type_name -> mesh.admin.v1.Outcome
+	2,  // 12: mesh.admin.v1.ExplainDecisionResponse.shadow_outcome:type_name -> mesh.admin.v1.Outcome
+	3,  // 13: mesh.admin.v1.AdminService.ListConnections:input_type -> mesh.admin.v1.ListConnectionsRequest
+	5,  // 14: mesh.admin.v1.AdminService.ListCuts:input_type -> mesh.admin.v1.ListCutsRequest
+	9,  // 15: mesh.admin.v1.AdminService.GetPolicy:input_type -> mesh.admin.v1.GetPolicyRequest
+	11, // 16: mesh.admin.v1.AdminService.ExplainDecision:input_type -> mesh.admin.v1.ExplainDecisionRequest
+	4,  // 17: mesh.admin.v1.AdminService.ListConnections:output_type -> mesh.admin.v1.ListConnectionsResponse
+	6,  // 18: mesh.admin.v1.AdminService.ListCuts:output_type -> mesh.admin.v1.ListCutsResponse
+	10, // 19: mesh.admin.v1.AdminService.GetPolicy:output_type -> mesh.admin.v1.GetPolicyResponse
+	12, // 20: mesh.admin.v1.AdminService.ExplainDecision:output_type -> mesh.admin.v1.ExplainDecisionResponse
+	17, // [17:21] is the sub-list for method output_type
+	13, // [13:17] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_mesh_admin_v1_admin_proto_init() }

@@ -106,7 +106,12 @@ type Decision struct {
 	// What the verdict would be if the rules in shadow were enforced; VERDICT_UNSPECIFIED when none of them applies to the call.
 	ShadowVerdict Verdict `protobuf:"varint,12,opt,name=shadow_verdict,json=shadowVerdict,proto3,enum=mesh.audit.v1.Verdict" json:"shadow_verdict,omitempty"`
 	// The rule in shadow that applies, as "file:line".
-	ShadowRule    string `protobuf:"bytes,13,opt,name=shadow_rule,json=shadowRule,proto3" json:"shadow_rule,omitempty"`
+	ShadowRule string `protobuf:"bytes,13,opt,name=shadow_rule,json=shadowRule,proto3" json:"shadow_rule,omitempty"`
+	// For which user the call was made: the subject of its transaction token (sub). Set only when the server has verified the token, which it does where a rule for
+	// this caller and method asks for a user; empty for a call without a token, with one that is not good, and with one that nobody looked at.
+	Subject string `protobuf:"bytes,14,opt,name=subject,proto3" json:"subject,omitempty"`
+	// Which transaction the call belongs to, by the same token (txn); empty where subject is.
+	TransactionId string `protobuf:"bytes,15,opt,name=transaction_id,json=transactionId,proto3" json:"transaction_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -228,6 +233,20 @@ func (x *Decision) GetShadowVerdict() Verdict {
 func (x *Decision) GetShadowRule() string {
 	if x != nil {
 		return x.ShadowRule
+	}
+	return ""
+}
+
+func (x *Decision) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *Decision) GetTransactionId() string {
+	if x != nil {
+		return x.TransactionId
 	}
 	return ""
 }
@@ -514,6 +533,10 @@ type DecisionFilter struct {
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
 	// The verdict if the rules in shadow were enforced; VERDICT_UNSPECIFIED for any.
 	ShadowVerdict Verdict `protobuf:"varint,9,opt,name=shadow_verdict,json=shadowVerdict,proto3,enum=mesh.audit.v1.Verdict" json:"shadow_verdict,omitempty"`
+	// Exact subject of the verified token.
+	Subject string `protobuf:"bytes,10,opt,name=subject,proto3" json:"subject,omitempty"`
+	// Exact transaction of the verified token.
+	TransactionId string `protobuf:"bytes,11,opt,name=transaction_id,json=transactionId,proto3" json:"transaction_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -609,6 +632,20 @@ func (x *DecisionFilter) GetShadowVerdict() Verdict {
 		return x.ShadowVerdict
 	}
 	return Verdict_VERDICT_UNSPECIFIED
+}
+
+func (x *DecisionFilter) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *DecisionFilter) GetTransactionId() string {
+	if x != nil {
+		return x.TransactionId
+	}
+	return ""
 }
 
 // StoredRecord is a record as the audit service keeps it.
@@ -986,7 +1023,7 @@ var File_mesh_audit_v1_audit_proto protoreflect.FileDescriptor
 
 const file_mesh_audit_v1_audit_proto_rawDesc = "" +
 	"\n" +
-	"\x19mesh/audit/v1/audit.proto\x12\rmesh.audit.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x83\x05\n" +
+	"\x19mesh/audit/v1/audit.proto\x12\rmesh.audit.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8b\x06\n" +
 	"\bDecision\x126\n" +
 	"\vdecision_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{32}$R\n" +
 	"decisionId\x12C\n" +
@@ -1006,7 +1043,9 @@ const file_mesh_audit_v1_audit_proto_rawDesc = "" +
 	"\btrace_id\x18\v \x01(\tB\x1a\xbaH\x17r\x15\x18 2\x11^([0-9a-f]{32})?$R\atraceId\x12G\n" +
 	"\x0eshadow_verdict\x18\f \x01(\x0e2\x16.mesh.audit.v1.VerdictB\b\xbaH\x05\x82\x01\x02\x10\x01R\rshadowVerdict\x12)\n" +
 	"\vshadow_rule\x18\r \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\n" +
-	"shadowRule\"\xaf\x01\n" +
+	"shadowRule\x12<\n" +
+	"\asubject\x18\x0e \x01(\tB\"\xbaH\x1fr\x1d\x18\x80\x022\x18^[^\\x00-\\x1f\\x7f-\\x9f]*$R\asubject\x12H\n" +
+	"\x0etransaction_id\x18\x0f \x01(\tB!\xbaH\x1er\x1c\x18@2\x18^[^\\x00-\\x1f\\x7f-\\x9f]*$R\rtransactionId\"\xaf\x01\n" +
 	"\x03Gap\x12&\n" +
 	"\n" +
 	"lost_count\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02 \x00R\tlostCount\x12A\n" +
@@ -1022,7 +1061,7 @@ const file_mesh_audit_v1_audit_proto_rawDesc = "" +
 	"\x03gap\x18\x03 \x01(\v2\x12.mesh.audit.v1.GapH\x00R\x03gapB\x0e\n" +
 	"\x05event\x12\x05\xbaH\x02\b\x01\"B\n" +
 	"\x17RecordDecisionsResponse\x12'\n" +
-	"\x0fstored_sequence\x18\x01 \x01(\x03R\x0estoredSequence\"\xe3\x03\n" +
+	"\x0fstored_sequence\x18\x01 \x01(\x03R\x0estoredSequence\"\xb7\x04\n" +
 	"\x0eDecisionFilter\x129\n" +
 	"\vdecision_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x132\x11^([0-9a-f]{32})?$R\n" +
 	"decisionId\x12!\n" +
@@ -1034,7 +1073,10 @@ const file_mesh_audit_v1_audit_proto_rawDesc = "" +
 	"\n" +
 	"start_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
 	"\bend_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12G\n" +
-	"\x0eshadow_verdict\x18\t \x01(\x0e2\x16.mesh.audit.v1.VerdictB\b\xbaH\x05\x82\x01\x02\x10\x01R\rshadowVerdict\"\xb1\x02\n" +
+	"\x0eshadow_verdict\x18\t \x01(\x0e2\x16.mesh.audit.v1.VerdictB\b\xbaH\x05\x82\x01\x02\x10\x01R\rshadowVerdict\x12\"\n" +
+	"\asubject\x18\n" +
+	" \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\asubject\x12.\n" +
+	"\x0etransaction_id\x18\v \x01(\tB\a\xbaH\x04r\x02\x18@R\rtransactionId\"\xb1\x02\n" +
 	"\fStoredRecord\x12\x1a\n" +
 	"\bposition\x18\x01 \x01(\x03R\bposition\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\x129\n" +

@@ -411,7 +411,10 @@ type Rule struct {
 	// In shadow a rule is evaluated, counted and recorded, and not enforced: it lets nobody in and keeps nobody out. The record of a call says what
 	// the verdict would be if the rules in shadow were enforced. A call that the enforced rules deny by its peer and method alone is not read for the
 	// sake of a rule in shadow: one with a condition over the request is not evaluated for it.
-	Shadow        bool `protobuf:"varint,4,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	Shadow bool `protobuf:"varint,4,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	// The scope that a transaction token of the call must have (draft-ietf-oauth-transaction-tokens). The rule applies to calls that carry a token for it which
+	// the server has verified; without, it allows nothing, and denies. A condition of the rule may then ask for user too (see User).
+	User          string `protobuf:"bytes,5,opt,name=user,proto3" json:"user,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -474,6 +477,95 @@ func (x *Rule) GetShadow() bool {
 	return false
 }
 
+func (x *Rule) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+// User is the customer for whom a call is made, as conditions see them: what the call's verified transaction token says.
+type User struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who (sub).
+	Subject string `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
+	// For what (scope).
+	Scope string `protobuf:"bytes,2,opt,name=scope,proto3" json:"scope,omitempty"`
+	// The transaction (txn).
+	Transaction string `protobuf:"bytes,3,opt,name=transaction,proto3" json:"transaction,omitempty"`
+	// The workloads that asked for the token, as SPIFFE IDs, the first one first (req_wl).
+	Requesters []string `protobuf:"bytes,4,rep,name=requesters,proto3" json:"requesters,omitempty"`
+	// What the user asked for (tctx).
+	Context       map[string]string `protobuf:"bytes,5,rep,name=context,proto3" json:"context,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *User) Reset() {
+	*x = User{}
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *User) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*User) ProtoMessage() {}
+
+func (x *User) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use User.ProtoReflect.Descriptor instead.
+func (*User) Descriptor() ([]byte, []int) {
+	return file_mesh_policy_v1_policy_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *User) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *User) GetScope() string {
+	if x != nil {
+		return x.Scope
+	}
+	return ""
+}
+
+func (x *User) GetTransaction() string {
+	if x != nil {
+		return x.Transaction
+	}
+	return ""
+}
+
+func (x *User) GetRequesters() []string {
+	if x != nil {
+		return x.Requesters
+	}
+	return nil
+}
+
+func (x *User) GetContext() map[string]string {
+	if x != nil {
+		return x.Context
+	}
+	return nil
+}
+
 // Peer is the caller, as conditions see it: what its X.509-SVID proves, and nothing that it says.
 type Peer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -489,7 +581,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_mesh_policy_v1_policy_proto_msgTypes[6]
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -501,7 +593,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_policy_v1_policy_proto_msgTypes[6]
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -514,7 +606,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_mesh_policy_v1_policy_proto_rawDescGZIP(), []int{6}
+	return file_mesh_policy_v1_policy_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Peer) GetId() string {
@@ -549,7 +641,7 @@ type Table struct {
 
 func (x *Table) Reset() {
 	*x = Table{}
-	mi := &file_mesh_policy_v1_policy_proto_msgTypes[7]
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -561,7 +653,7 @@ func (x *Table) String() string {
 func (*Table) ProtoMessage() {}
 
 func (x *Table) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_policy_v1_policy_proto_msgTypes[7]
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -574,7 +666,7 @@ func (x *Table) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Table.ProtoReflect.Descriptor instead.
 func (*Table) Descriptor() ([]byte, []int) {
-	return file_mesh_policy_v1_policy_proto_rawDescGZIP(), []int{7}
+	return file_mesh_policy_v1_policy_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Table) GetCases() []*Case {
@@ -598,14 +690,16 @@ type Case struct {
 	// "allowed" or "denied".
 	Want string `protobuf:"bytes,5,opt,name=want,proto3" json:"want,omitempty"`
 	// The rule that is to decide: its why, or its peer as the file writes it. Not checked when empty.
-	Rule          string `protobuf:"bytes,6,opt,name=rule,proto3" json:"rule,omitempty"`
+	Rule string `protobuf:"bytes,6,opt,name=rule,proto3" json:"rule,omitempty"`
+	// The user whose verified transaction token the call carries; none by default.
+	User          *User `protobuf:"bytes,7,opt,name=user,proto3" json:"user,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Case) Reset() {
 	*x = Case{}
-	mi := &file_mesh_policy_v1_policy_proto_msgTypes[8]
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -617,7 +711,7 @@ func (x *Case) String() string {
 func (*Case) ProtoMessage() {}
 
 func (x *Case) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_policy_v1_policy_proto_msgTypes[8]
+	mi := &file_mesh_policy_v1_policy_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -630,7 +724,7 @@ func (x *Case) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Case.ProtoReflect.Descriptor instead.
 func (*Case) Descriptor() ([]byte, []int) {
-	return file_mesh_policy_v1_policy_proto_rawDescGZIP(), []int{8}
+	return file_mesh_policy_v1_policy_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Case) GetName() string {
@@ -675,6 +769,13 @@ func (x *Case) GetRule() string {
 	return ""
 }
 
+func (x *Case) GetUser() *User {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
 var File_mesh_policy_v1_policy_proto protoreflect.FileDescriptor
 
 const file_mesh_policy_v1_policy_proto_rawDesc = "" +
@@ -708,25 +809,38 @@ const file_mesh_policy_v1_policy_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x16.mesh.policy.v1.MethodR\x05value:\x028\x01\"^\n" +
 	"\x06Method\x12*\n" +
 	"\x05allow\x18\x01 \x03(\v2\x14.mesh.policy.v1.RuleR\x05allow\x12(\n" +
-	"\x04deny\x18\x02 \x03(\v2\x14.mesh.policy.v1.RuleR\x04deny\"\x8a\x01\n" +
+	"\x04deny\x18\x02 \x03(\v2\x14.mesh.policy.v1.RuleR\x04deny\"\xbf\x01\n" +
 	"\x04Rule\x120\n" +
 	"\x04peer\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x02\x18\x80\x102\x10^(spiffe:/)?/.+$R\x04peer\x12\x1a\n" +
 	"\x03why\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xf4\x03R\x03why\x12\x1c\n" +
 	"\x04when\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x04when\x12\x16\n" +
-	"\x06shadow\x18\x04 \x01(\bR\x06shadow\"M\n" +
+	"\x06shadow\x18\x04 \x01(\bR\x06shadow\x123\n" +
+	"\x04user\x18\x05 \x01(\tB\x1f\xbaH\x1cr\x1a2\x18^([a-z][a-z._-]{0,63})?$R\x04user\"\xf1\x01\n" +
+	"\x04User\x12\x18\n" +
+	"\asubject\x18\x01 \x01(\tR\asubject\x12\x14\n" +
+	"\x05scope\x18\x02 \x01(\tR\x05scope\x12 \n" +
+	"\vtransaction\x18\x03 \x01(\tR\vtransaction\x12\x1e\n" +
+	"\n" +
+	"requesters\x18\x04 \x03(\tR\n" +
+	"requesters\x12;\n" +
+	"\acontext\x18\x05 \x03(\v2!.mesh.policy.v1.User.ContextEntryR\acontext\x1a:\n" +
+	"\fContextEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"M\n" +
 	"\x04Peer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\x12\x12\n" +
 	"\x04path\x18\x03 \x01(\tR\x04path\"=\n" +
 	"\x05Table\x124\n" +
-	"\x05cases\x18\x01 \x03(\v2\x14.mesh.policy.v1.CaseB\b\xbaH\x05\x92\x01\x02\b\x01R\x05cases\"\xa4\x02\n" +
+	"\x05cases\x18\x01 \x03(\v2\x14.mesh.policy.v1.CaseB\b\xbaH\x05\x92\x01\x02\b\x01R\x05cases\"\xce\x02\n" +
 	"\x04Case\x12\x1c\n" +
 	"\x04name\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x04name\x120\n" +
 	"\x04peer\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x10\x02\x18\x80\x102\x10^(spiffe:/)?/.+$R\x04peer\x12O\n" +
 	"\x06method\x18\x03 \x01(\tB7\xbaH4r220^[A-Za-z_][A-Za-z0-9_.]*/[A-Za-z_][A-Za-z0-9_]*$R\x06method\x121\n" +
 	"\arequest\x18\x04 \x01(\v2\x17.google.protobuf.StructR\arequest\x12*\n" +
 	"\x04want\x18\x05 \x01(\tB\x16\xbaH\x13r\x11R\aallowedR\x06deniedR\x04want\x12\x1c\n" +
-	"\x04rule\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x04ruleBKZIgithub.com/countersign-mesh/countersign/proto/gen/mesh/policy/v1;policyv1b\x06proto3"
+	"\x04rule\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x04rule\x12(\n" +
+	"\x04user\x18\a \x01(\v2\x14.mesh.policy.v1.UserR\x04userBKZIgithub.com/countersign-mesh/countersign/proto/gen/mesh/policy/v1;policyv1b\x06proto3"
 
 var (
 	file_mesh_policy_v1_policy_proto_rawDescOnce sync.Once
@@ -740,7 +854,7 @@ func file_mesh_policy_v1_policy_proto_rawDescGZIP() []byte {
 	return file_mesh_policy_v1_policy_proto_rawDescData
 }
 
-var file_mesh_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_mesh_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_mesh_policy_v1_policy_proto_goTypes = []any{
 	(*Policy)(nil),          // 0: mesh.policy.v1.Policy
 	(*Include)(nil),         // 1: mesh.policy.v1.Include
@@ -748,29 +862,33 @@ var file_mesh_policy_v1_policy_proto_goTypes = []any{
 	(*Service)(nil),         // 3: mesh.policy.v1.Service
 	(*Method)(nil),          // 4: mesh.policy.v1.Method
 	(*Rule)(nil),            // 5: mesh.policy.v1.Rule
-	(*Peer)(nil),            // 6: mesh.policy.v1.Peer
-	(*Table)(nil),           // 7: mesh.policy.v1.Table
-	(*Case)(nil),            // 8: mesh.policy.v1.Case
-	nil,                     // 9: mesh.policy.v1.Policy.ServicesEntry
-	nil,                     // 10: mesh.policy.v1.Service.MethodsEntry
-	(*structpb.Struct)(nil), // 11: google.protobuf.Struct
+	(*User)(nil),            // 6: mesh.policy.v1.User
+	(*Peer)(nil),            // 7: mesh.policy.v1.Peer
+	(*Table)(nil),           // 8: mesh.policy.v1.Table
+	(*Case)(nil),            // 9: mesh.policy.v1.Case
+	nil,                     // 10: mesh.policy.v1.Policy.ServicesEntry
+	nil,                     // 11: mesh.policy.v1.Service.MethodsEntry
+	nil,                     // 12: mesh.policy.v1.User.ContextEntry
+	(*structpb.Struct)(nil), // 13: google.protobuf.Struct
 }
 var file_mesh_policy_v1_policy_proto_depIdxs = []int32{
-	9,  // 0: mesh.policy.v1.Policy.services:type_name -> mesh.policy.v1.Policy.ServicesEntry
+	10, // 0: mesh.policy.v1.Policy.services:type_name -> mesh.policy.v1.Policy.ServicesEntry
 	2,  // 1: mesh.policy.v1.Policy.revoked:type_name -> mesh.policy.v1.Revocation
 	1,  // 2: mesh.policy.v1.Policy.include:type_name -> mesh.policy.v1.Include
-	10, // 3: mesh.policy.v1.Service.methods:type_name -> mesh.policy.v1.Service.MethodsEntry
+	11, // 3: mesh.policy.v1.Service.methods:type_name -> mesh.policy.v1.Service.MethodsEntry
 	5,  // 4: mesh.policy.v1.Method.allow:type_name -> mesh.policy.v1.Rule
 	5,  // 5: mesh.policy.v1.Method.deny:type_name -> mesh.policy.v1.Rule
-	8,  // 6: mesh.policy.v1.Table.cases:type_name -> mesh.policy.v1.Case
-	11, // 7: mesh.policy.v1.Case.request:type_name -> google.protobuf.Struct
-	3,  // 8: mesh.policy.v1.Policy.ServicesEntry.value:type_name -> mesh.policy.v1.Service
-	4,  // 9: mesh.policy.v1.Service.MethodsEntry.value:type_name -> mesh.policy.v1.Method
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	12, // 6: mesh.policy.v1.User.context:type_name -> mesh.policy.v1.User.ContextEntry
+	9,  // 7: mesh.policy.v1.Table.cases:type_name -> mesh.policy.v1.Case
+	13, // 8: mesh.policy.v1.Case.request:type_name -> google.protobuf.Struct
+	6,  // 9: mesh.policy.v1.Case.user:type_name -> mesh.policy.v1.User
+	3,  // 10: mesh.policy.v1.Policy.ServicesEntry.value:type_name -> mesh.policy.v1.Service
+	4,  // 11: mesh.policy.v1.Service.MethodsEntry.value:type_name -> mesh.policy.v1.Method
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_mesh_policy_v1_policy_proto_init() }
@@ -789,7 +907,7 @@ func file_mesh_policy_v1_policy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mesh_policy_v1_policy_proto_rawDesc), len(file_mesh_policy_v1_policy_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

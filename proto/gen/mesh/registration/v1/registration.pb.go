@@ -86,9 +86,14 @@ type Entry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The identity: whole, or short for one of the file's own trust domain ("/ledger").
 	SpiffeId string `protobuf:"bytes,1,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
-	// What the process must be, all of them, in the terms of SPIRE's unix workload attestor: "unix:uid:1000",
-	// "unix:path:/usr/bin/ledger", "unix:sha256:<64 hexadecimal digits>". An entry must say more than a uid: every process of a
-	// user has that.
+	// What the process must be, all of them. Who attests decides which kinds can be had, and an entry with a selector of another kind gives
+	// nothing to anybody there:
+	//
+	//   - "unix:uid:1000", "unix:path:/usr/bin/ledger", "unix:sha256:<64 hexadecimal digits>", in the terms of SPIRE's unix workload
+	//     attestor: the authority, of processes on its machine, and SPIRE. An entry must say more than a uid: every process of a user has that.
+	//   - "socket:ledger": the authority, of whoever was given the socket that it serves under that name, which is how it tells
+	//     containers apart.
+	//   - "docker:label:KEY:VALUE", "k8s:ns:NAME" and others of these two attestors: SPIRE alone.
 	Selectors []string `protobuf:"bytes,2,rep,name=selectors,proto3" json:"selectors,omitempty"`
 	// DNS names for the SVID, so that a TLS client that knows nothing of SPIFFE can verify it (X509-SVID §3).
 	DnsNames []string `protobuf:"bytes,3,rep,name=dns_names,json=dnsNames,proto3" json:"dns_names,omitempty"`
@@ -173,10 +178,10 @@ const file_mesh_registration_v1_registration_proto_rawDesc = "" +
 	"'mesh/registration/v1/registration.proto\x12\x14mesh.registration.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\x8e\x01\n" +
 	"\fRegistration\x12=\n" +
 	"\ftrust_domain\x18\x01 \x01(\tB\x1a\xbaH\x17r\x15\x10\x01\x18\xff\x012\x0e^[a-z0-9._-]+$R\vtrustDomain\x12?\n" +
-	"\aentries\x18\x02 \x03(\v2\x1b.mesh.registration.v1.EntryB\b\xbaH\x05\x92\x01\x02\b\x01R\aentries\"\xb7\x02\n" +
+	"\aentries\x18\x02 \x03(\v2\x1b.mesh.registration.v1.EntryB\b\xbaH\x05\x92\x01\x02\b\x01R\aentries\"\xf4\x02\n" +
 	"\x05Entry\x129\n" +
-	"\tspiffe_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x02\x18\x80\x102\x10^(spiffe:/)?/.+$R\bspiffeId\x12]\n" +
-	"\tselectors\x18\x02 \x03(\tB?\xbaH<\x92\x019\b\x01\x18\x01\"3r12/^unix:(uid:[0-9]+|path:.+|sha256:[0-9a-f]{64})$R\tselectors\x12.\n" +
+	"\tspiffe_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x02\x18\x80\x102\x10^(spiffe:/)?/.+$R\bspiffeId\x12\x99\x01\n" +
+	"\tselectors\x18\x02 \x03(\tB{\xbaHx\x92\x01u\b\x01\x18\x01\"orm2k^(unix:(uid:[0-9]+|path:.+|sha256:[0-9a-f]{64})|socket:[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?|(docker|k8s):.+)$R\tselectors\x12.\n" +
 	"\tdns_names\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x18\x01\"\ar\x05\x18\xfd\x01h\x01R\bdnsNames\x12F\n" +
 	"\bsvid_ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
 	"\"\x04\b\x80\xa3\x052\x02\b\x02R\asvidTtl\x12\x1c\n" +
