@@ -1,6 +1,6 @@
 # What there is to do here: `make help`. All of it needs Go (the version in go.mod), make, git and, for the race detector, a C compiler.
-# Nothing needs Docker; the network is needed for Go modules, and for promtool and PostgreSQL where there is none (see tools/promtool.sh and
-# tools/postgres.sh).
+# The network is needed for Go modules, and for promtool and PostgreSQL where there is none (see tools/promtool.sh and tools/postgres.sh).
+# Nothing but golang-image and the targets that begin with "compose", and so ci, needs Docker: a Docker Engine and its CLI, of version 20.10 or later.
 
 # Works with GNU make 3.81 and bash 3.2 too, which is what macOS has.
 SHELL := bash
@@ -18,6 +18,7 @@ PLATFORMS := darwin/arm64 linux/arm64
 # SHA-256 of a binary.
 # grpcnotrace leaves out pages for x/net/trace, which nothing here serves: half a megabyte of each process (package grpc says more).
 # Without symbol tables a binary is a third smaller, and so is the time that it takes to hash it when a process is attested.
+# Without C, whose library is as large in memory as what many services do and another on each machine (CGO_ENABLED=0 where these are used).
 BUILD_FLAGS := -tags=grpcnotrace -trimpath -buildvcs=false -ldflags='-s -w'
 
 TOOLS := bin/tools
@@ -25,8 +26,9 @@ BUF := $(TOOLS)/buf
 LINT := $(CURDIR)/$(TOOLS)/golangci-lint
 PROMTOOL := tools/promtool.sh $(TOOLS)/promtool
 POSTGRES := tools/postgres.sh $(TOOLS)/postgresql
+GOLANG_IMAGE := golang:1.26-bookworm
 SCHEMA_PLUGINS := $(TOOLS)/protoc-gen-jsonschema $(TOOLS)/protoc-gen-editorschema
-GO_PLUGINS := $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc
+GO_PLUGINS := $(addprefix $(TOOLS)/,protoc-gen-go protoc-gen-go-grpc protoc-gen-grpc-gateway protoc-gen-openapiv2)
 PLUGINS := $(GO_PLUGINS) $(SCHEMA_PLUGINS)
 
 # Where `make postgres` puts a PostgreSQL for tests to find, if the machine has none.
@@ -46,14 +48,22 @@ help: ## Show this list
 .PHONY: build
 build: ## Build every service and the CLI into bin/
 	@mkdir -p bin/actors
-	go build $(BUILD_FLAGS) -o bin/ $(MAINS)
-	@for actor in mobile risk; do \
+	CGO_ENABLED=0 go build $(BUILD_FLAGS) -o bin/ $(MAINS)
+	@for actor in burglar accounts-burglar gateway-burglar; do \
 		cmp -s bin/countersign bin/actors/$$actor || { rm -f bin/actors/$$actor; cp bin/countersign bin/actors/$$actor; }; \
 	done
 
 .PHONY: up
 up: build ## Build, then start the mesh here; Ctrl-C stops it
 	bin/countersign up
+
+.PHONY: static
+static: ## Build what `build` does, each module by itself, into bin/static/ (GOOS and GOARCH say for what). deploy/Dockerfile does this
+	@mkdir -p bin/static
+	@for main in $(MAINS); do \
+		echo "go build # $$main"; \
+		(cd $$main && CGO_ENABLED=0 GOWORK=off go build $(BUILD_FLAGS) -o $(CURDIR)/bin/static/ .) || exit 1; \
+	done
 
 .PHONY: down
 down: ## Stop a mesh that was started with `countersign up --detach`
@@ -63,12 +73,69 @@ down: ## Stop a mesh that was started with `countersign up --detach`
 demo: build ## Play the story against the running mesh
 	bin/countersign demo
 
+##### The mesh in containers
+
+# Docker's own Compose where it is there and not older than 2.24, and otherwise the one that tools/compose pins, which needs no plugin to build
+# images either.
+COMPOSE_IS_THERE = docker compose version --short 2>/dev/null | grep -qE '^v?(2\.(2[4-9]|[3-9][0-9])|[3-9]|[1-9][0-9])'
+COMPOSE = $(shell $(COMPOSE_IS_THERE) && echo docker compose || echo $(CURDIR)/$(TOOLS)/docker-compose)
+MESH = $(COMPOSE) --file deploy/compose/compose.yaml
+
+.PHONY: compose-tool
+compose-tool:
+	@$(COMPOSE_IS_THERE) || $(MAKE) $(TOOLS)/docker-compose
+
+.PHONY: golang-image
+golang-image: ## See to the image that deploy/Dockerfile begins with; where no registry can be reached, make a stand-in from this machine's Go
+	@tools/golang-image.sh $(GOLANG_IMAGE)
+
+.PHONY: compose-build
+compose-build: compose-tool golang-image ## Build the images
+	$(MESH) build
+
+.PHONY: compose-up
+compose-up: compose-build ## Build the images, then start the mesh in containers and wait until all are healthy
+	$(MESH) up --detach --wait
+	@$(MESH) logs --no-log-prefix policy # which policy is in force, and whether that is the file's
+
+.PHONY: compose-demo
+compose-demo: compose-tool ## Play the story in the containers, after compose-up
+	$(MESH) --profile demo up --detach --wait
+	$(MESH) exec operator countersign demo
+
+.PHONY: compose-down
+compose-down: compose-tool ## Stop the mesh in containers and remove them, but not what they know; `make compose-down VOLUMES=--volumes` removes that too
+	$(MESH) --profile demo down --remove-orphans $(VOLUMES)
+
+.PHONY: compose-test
+compose-test: compose-build $(TOOLS)/grpcurl $(VALIDATE_PROTO) ## Test the images and the mesh in containers: what they are closed to, and what they survive
+	COUNTERSIGN_COMPOSE="$(COMPOSE)" go test -race -count=1 -timeout=15m -v ./e2e/compose
+
+# The version of the official images that compose.spire.yaml names.
+SPIRE_VERSION := 1.15.3
+
+.PHONY: compose-spire-test
+compose-spire-test: ## Test the mesh in containers on SPIRE, with the server and agent in the directory SPIRE_BIN
+	@if [[ -n "$(SPIRE_BIN)" ]]; then $(MAKE) compose-spire-run; \
+	else echo "SKIP: SPIRE_BIN is not set; right would be the directory with spire-server and spire-agent of SPIRE $(SPIRE_VERSION)"; fi
+
+.PHONY: compose-spire-run
+compose-spire-run: compose-build $(TOOLS)/grpcurl $(VALIDATE_PROTO)
+	tools/spire-images.sh "$(SPIRE_BIN)" $(SPIRE_VERSION)
+	COUNTERSIGN_COMPOSE="$(COMPOSE)" COUNTERSIGN_SPIRE_IMAGES=$(SPIRE_VERSION) go test -race -count=1 -timeout=15m -v -run '^TestContainersOnSPIRE$$' ./e2e/compose
+
+# It compiles everything once more, and ci does so in `cross`.
+.PHONY: compose-arm64
+compose-arm64: compose-tool golang-image ## Build the images for linux/arm64, tagged arm64, and look at what is in them
+	COUNTERSIGN_TAG=arm64 DOCKER_DEFAULT_PLATFORM=linux/arm64 $(MESH) build
+	COUNTERSIGN_IMAGES_ARM64=arm64 go test -count=1 -v -run '^TestArm64$$' ./e2e/compose
+
 ##### Tests
 
 .PHONY: test
-test: ## Vet and test all modules, with the race detector; starts the real binaries too. Without PostgreSQL (`make postgres`) some are skipped
+test: ## Vet and test all modules, with the race detector; starts the real binaries too. Without PostgreSQL (`make postgres`) some are skipped, and those on SPIRE without SPIRE_BIN
 	go vet work
-	go test -race work
+	go test -race -timeout=20m work
 	go test ./pkg/transport # what cannot run under the race detector; see bubble_test.go there
 
 .PHONY: postgres
@@ -78,6 +145,10 @@ postgres: ## Fetch PostgreSQL for the tests where there is none, and say where i
 .PHONY: e2e
 e2e: ## Test the real binaries only, and say what each test saw
 	go test -count=1 -v ./e2e/...
+
+.PHONY: spire-test
+spire-test: ## Test the mesh on SPIRE, with the server and agent in the directory SPIRE_BIN, and say what was seen
+	SPIRE_BIN="$(SPIRE_BIN)" go test -race -count=1 -timeout=20m -v -run SPIRE ./e2e
 
 .PHONY: soak
 soak: ## Test rotation, outage and revocation with the real binaries for long (SOAK=10m), then thousands of connections; say what was seen
@@ -100,24 +171,31 @@ bench-authz: ## Measure a decision beside grpc-go authz, casbin and cedar-go, wi
 bench-ledger: ## Measure transfers a second beside what the databases do by themselves, and write docs/benchmarks-ledger.md (FLAGS=-help)
 	go run ./services/ledger/bench -write docs/benchmarks-ledger.md $(FLAGS)
 
-# What docs/spiffe-conformance.md is made of: each test that names a requirement is in one of these packages and has one of these words.
-CONFORMANCE_PACKAGES := ./pkg/identity
-CONFORMANCE_TESTS := [Vv]erif|Revok|Workload
+# What the pages are made of: each test that names a requirement is in one of these packages and has one of these words.
+CONFORMANCE_PAGES := spiffe-conformance token-conformance
+SPIFFE_PACKAGES := ./pkg/identity
+SPIFFE_TESTS := [Vv]erif|Revok|Workload
+TOKEN_PACKAGES := ./pkg/userauth
+TOKEN_TESTS := Attacks|LetIn|Header|Key|Certificate|HandlerAsksFor|URL
 
 .PHONY: conformance
-conformance: bin/spiffe-conformance.md ## Write docs/spiffe-conformance.md from the results of the tests
-	cp bin/spiffe-conformance.md docs/spiffe-conformance.md
+conformance: $(CONFORMANCE_PAGES:%=bin/%.md) ## Write docs/spiffe-conformance.md and docs/token-conformance.md from the results of the tests
+	cp $^ docs/
 
 .PHONY: conformance-check
-conformance-check: bin/spiffe-conformance.md ## Fail when a requirement of the SPIFFE standards is not held, or the page does not say so
-	diff docs/spiffe-conformance.md bin/spiffe-conformance.md
+conformance-check: $(CONFORMANCE_PAGES:%=bin/%.md) ## Fail when a requirement of the SPIFFE standards or of those of tokens is not held, or the pages do not say so
+	@for page in $(CONFORMANCE_PAGES); do echo "diff docs/$$page.md bin/$$page.md"; diff docs/$$page.md bin/$$page.md || exit 1; done
 
 # The generator says which test failed, and shows what it said.
 .PHONY: bin/spiffe-conformance.md
 bin/spiffe-conformance.md:
-	@mkdir -p bin
-	go test -count=1 -json -run '$(CONFORMANCE_TESTS)' $(CONFORMANCE_PACKAGES) > bin/conformance.json || true
-	go run ./docs/conformance docs/conformance/requirements.yaml < bin/conformance.json > $@
+	go test -count=1 -json -run '$(SPIFFE_TESTS)' $(SPIFFE_PACKAGES) > bin/conformance.json || true
+	go run ./docs/conformance docs/conformance/spiffe.yaml < bin/conformance.json > $@
+
+.PHONY: bin/token-conformance.md
+bin/token-conformance.md:
+	go test -count=1 -json -run '$(TOKEN_TESTS)' $(TOKEN_PACKAGES) > bin/token-conformance.json || true
+	go run ./docs/conformance docs/conformance/tokens.yaml < bin/token-conformance.json > $@
 
 # A test holds the page to the policy.
 .PHONY: policy-matrix
@@ -127,7 +205,7 @@ policy-matrix: ## Write docs/policy-matrix.md, who may call what in the bank, fr
 	cp bin/policy-matrix.md docs/policy-matrix.md
 
 # The files of pkg/policy that decide who is let in.
-MUTATED := pattern.go rules.go decide.go dial.go coverage.go condition.go parse.go parserules.go source.go policy.go
+MUTATED := pattern.go rules.go decide.go reason.go user.go dial.go coverage.go condition.go cost.go parse.go parserules.go source.go policy.go
 
 # It takes a quarter of an hour, so it is no part of ci.
 .PHONY: mutate
@@ -139,15 +217,19 @@ mutate: ## Make one small mistake after the other in pkg/policy, fail when its t
 ##### Contracts
 
 .PHONY: generate
-generate: $(BUF) $(PLUGINS) $(VALIDATE_PROTO) ## Generate proto/gen and the schemas for editors from the contracts
+generate: $(BUF) $(PLUGINS) $(VALIDATE_PROTO) ## Generate proto/gen, the gateway's REST routes, their OpenAPI document and the schemas for editors from the contracts
 	$(BUF) generate
+	$(BUF) generate --template buf.gen.edge.yaml
 
 .PHONY: generate-check
 generate-check: $(BUF) $(PLUGINS) $(VALIDATE_PROTO) ## Fail when what is generated is not what the contracts generate
 	@rm -rf bin/generated
 	$(BUF) generate --output bin/generated
+	$(BUF) generate --output bin/generated --template buf.gen.edge.yaml
 	diff -r proto/gen bin/generated/proto/gen
 	diff -r deploy/policy/schema bin/generated/deploy/policy/schema
+	diff -r services/gateway/internal/rest/mobilev1 bin/generated/services/gateway/internal/rest/mobilev1
+	diff -r docs/openapi bin/generated/docs/openapi
 	@rm -rf bin/generated
 
 .PHONY: breaking
@@ -217,7 +299,7 @@ alerts: ## Check the alert rules and the Prometheus configuration, and test the 
 .PHONY: ci
 ci: ## All that has to pass before a change goes in, with nothing skipped
 	@$(POSTGRES) >/dev/null
-	@export CI=true; for step in generate-check conformance-check lint tidy-check standalone cross alerts test vuln; do \
+	@export CI=true; for step in generate-check conformance-check lint tidy-check standalone cross alerts test compose-test vuln; do \
 		echo "=== $$step"; start=$$SECONDS; $(MAKE) $$step || exit 1; echo "--- $$step: $$((SECONDS - start)) s"; \
 	done
 
@@ -237,7 +319,7 @@ $(BUF): tools/buf/go.mod
 	$(call build-tool,buf,buf)
 
 $(GO_PLUGINS): tools/protoc/go.mod
-	$(call build-tool,protoc,protoc-gen-go protoc-gen-go-grpc)
+	$(call build-tool,protoc,$(notdir $(GO_PLUGINS)))
 
 $(SCHEMA_PLUGINS): tools/jsonschema/go.mod $(wildcard tools/jsonschema/*/*.go)
 	$(call build-tool,jsonschema,protoc-gen-jsonschema protoc-gen-editorschema)
@@ -250,3 +332,9 @@ $(TOOLS)/grpcurl: tools/grpcurl/go.mod
 
 $(TOOLS)/govulncheck: tools/govulncheck/go.mod
 	$(call build-tool,govulncheck,govulncheck)
+
+# The command's package has another name, and only its own build says which version it is.
+$(TOOLS)/docker-compose: tools/compose/go.mod
+	cd tools/compose && version=$$(GOWORK=off go list -m -f '{{.Version}}' github.com/docker/compose/v2) && \
+		GOWORK=off go build -trimpath -buildvcs=false -ldflags="-s -w -X github.com/docker/compose/v2/internal.Version=$$version" \
+		-o $(CURDIR)/$@ github.com/docker/compose/v2/cmd && touch $(CURDIR)/$@

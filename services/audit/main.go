@@ -48,8 +48,11 @@ type config struct {
 }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
+	if len(args) > 0 && args[0] == "healthcheck" {
+		return mesh.Healthcheck(ctx, "audit", args[1:], out)
+	}
 	var cfg config
-	if err := settings.Parse("audit", "Keeps the authorization decisions of every service of the mesh.", args, out, &cfg); err != nil {
+	if err := settings.Parse("audit", "Keeps the authorization decisions of every service of the mesh. Whether it is ready: audit healthcheck --help", args, out, &cfg); err != nil {
 		return err
 	}
 	return mesh.Run(ctx, cfg.Flags, func(ctx context.Context, p *mesh.Process) error {

@@ -6,7 +6,7 @@ replace github.com/countersign-mesh/countersign => ../..
 
 require (
 	github.com/countersign-mesh/countersign v0.0.0
-	github.com/go-jose/go-jose/v4 v4.1.8
+	github.com/go-jose/go-jose/v4 v4.1.9
 	github.com/google/go-cmp v0.7.0
 	github.com/grpc-ecosystem/go-grpc-middleware/v2 v2.3.4
 	github.com/prometheus/client_golang v1.25.0

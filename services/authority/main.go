@@ -1,4 +1,10 @@
 // Command authority is the SPIFFE Workload API and the signing authority of one trust domain on one machine.
+//
+// It knows its callers in two ways. On the one socket of --socket everybody may call, and who calls is known by the kernel's word on the
+// process: its uid and its executable. Of the sockets below --sockets each stands for one name, and who calls is whom that socket was
+// given to; that is for containers. Either can be had alone, or both at once, from one registration file.
+//
+// `authority healthcheck` asks an authority that runs whether it is ready.
 package main
 
 import (
@@ -12,10 +18,10 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/countersign-mesh/countersign/pkg/ops"
 	"github.com/countersign-mesh/countersign/pkg/settings"
 	"github.com/countersign-mesh/countersign/services/authority/internal/ca"
 	"github.com/countersign-mesh/countersign/services/authority/internal/registration"
-	"github.com/countersign-mesh/countersign/services/authority/internal/socket"
 	"github.com/countersign-mesh/countersign/services/authority/internal/workload"
 )
 
@@ -31,8 +37,11 @@ func main() {
 
 // run is the authority's life: it returns nil after ctx has ended and all that it started has, too.
 func run(ctx context.Context, args []string, out, logs io.Writer) error {
+	if len(args) > 0 && args[0] == "healthcheck" {
+		return ops.Healthcheck(ctx, "authority", opsListen, args[1:], out)
+	}
 	var cfg config
-	if err := settings.Parse("authority", "The SPIFFE Workload API and signing authority of one trust domain.", args, out, &cfg); err != nil {
+	if err := settings.Parse("authority", description, args, out, &cfg); err != nil {
 		return err
 	}
 	if err := cfg.check(); err != nil {
@@ -64,12 +73,11 @@ func run(ctx context.Context, args []string, out, logs io.Writer) error {
 	if err != nil {
 		return errors.Join(err, authority.Close())
 	}
-	listener, err := socket.Listen(ctx, cfg.Socket)
+	workers, err := listen(ctx, cfg, p, server, entries)
 	if err != nil {
-		return errors.Join(fmt.Errorf("--socket: %w", err), authority.Close())
+		return errors.Join(err, authority.Close())
 	}
-	log.InfoContext(ctx, "the Workload API is served", "socket", "unix://"+listener.Addr().String(), "trust_domain", td.Name(),
-		"entries", entries.Current().Len(), "svid_ttl", cfg.SVIDTTL, "authority_ttl", cfg.AuthorityTTL)
-	err = p.serve(ctx, server, listener, map[string]worker{"registration": entries.Watch, "rotation": authority.Run})
+	workers["registration"], workers["rotation"] = entries.Watch, authority.Run
+	err = p.serve(ctx, server, workers)
 	return errors.Join(err, authority.Close())
 }

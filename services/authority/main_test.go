@@ -2,14 +2,14 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -36,14 +36,7 @@ func newPlace(t *testing.T) place {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if self, err = filepath.EvalSymlinks(self); err != nil {
-		t.Fatal(err)
-	}
-	text := fmt.Sprintf("trust_domain: bank.test\nentries:\n  - {spiffe_id: /ledger, selectors: ['unix:path:%s']}\n", self)
+	text := fmt.Sprintf("trust_domain: bank.test\nentries:\n  - {spiffe_id: /ledger, selectors: ['unix:path:%s']}\n", executable(t))
 	if err := os.WriteFile(dir+"/entries.yaml", []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -51,6 +44,24 @@ func newPlace(t *testing.T) place {
 		"--trust-domain=bank.test", "--socket=" + dir + "/api.sock", "--state-dir=" + dir + "/state",
 		"--entries=" + dir + "/entries.yaml", "--ops-listen=127.0.0.1:0",
 	}}
+}
+
+// executable is the path of the program that runs.
+func executable(t *testing.T) string {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if self, err = filepath.EvalSymlinks(self); err != nil {
+		t.Fatal(err)
+	}
+	return self
+}
+
+// without returns the arguments but one flag.
+func (p place) without(flag string) []string {
+	return slices.DeleteFunc(slices.Clone(p.args), func(arg string) bool { return strings.HasPrefix(arg, flag+"=") })
 }
 
 // output is what a program under test logs.
@@ -139,35 +150,31 @@ func TestReadyMeansServed(t *testing.T) {
 	p := newPlace(t)
 	logs := &output{}
 	begin(t, logs, p.args...)
-	var results map[string]string
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+	err := errors.New("it does not log where it can be asked")
+	for end := time.Now().Add(10 * time.Second); err != nil && time.Now().Before(end); {
 		_, address, _ := strings.Cut(logs.String(), "address=") // port 0 lets the kernel choose
-		address, _, logged := strings.Cut(address, "\n")
-		if !logged {
-			continue
-		}
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address+"/readyz", http.NoBody)
-		if err != nil {
-			t.Fatal(err)
-		}
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			continue
-		}
-		err = json.NewDecoder(response.Body).Decode(&results)
-		if err := errors.Join(err, response.Body.Close()); err != nil {
-			t.Fatal(err)
-		}
-		if response.StatusCode == http.StatusOK {
-			break
+		if address, _, logged := strings.Cut(address, "\n"); logged {
+			err = run(t.Context(), []string{"healthcheck", "--ops-listen=" + address}, io.Discard, io.Discard)
 		}
 	}
-	http.DefaultClient.CloseIdleConnections()
-	if results["serving"] != "ok" || results["authority"] != "ok" {
-		t.Errorf("%v", results)
+	if err != nil {
+		t.Error(err)
 	}
 	if _, err := os.Lstat(p.dir + "/api.sock"); err != nil {
 		t.Error(err)
+	}
+}
+
+// It is asked at the same address by default.
+func TestHealthcheckAsksWhereTheAuthorityListens(t *testing.T) {
+	t.Setenv("AUTHORITY_OPS_LISTEN", "")
+	flag, ok := reflect.TypeFor[config]().FieldByName("OpsListen")
+	if !ok {
+		t.Fatal("there is no flag --ops-listen")
+	}
+	err := run(t.Context(), []string{"healthcheck", "--timeout=1ns"}, io.Discard, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), "http://"+flag.Tag.Get("default")+"/readyz") {
+		t.Errorf("it asks somewhere else: %v", err)
 	}
 }
 
@@ -202,7 +209,8 @@ func TestBadSettingsAreNamed(t *testing.T) {
 		args []string
 		want []string
 	}{
-		"none at all": {[]string{}, []string{"--trust-domain", "--socket", "--state-dir", "--entries"}},
+		"none at all":    {[]string{}, []string{"--trust-domain", "--state-dir", "--entries"}},
+		"neither socket": {p.without("--socket"), []string{"--socket, --sockets: both are missing", "--socket=PATH", "--sockets=DIR"}},
 		"several": {
 			append(p.args, "--trust-domain=BANK", "--svid-ttl=soon", "--ops-listen=x", "--log-level=loud", "--jwt-svid-ttl=x"),
 			[]string{"--trust-domain", "--svid-ttl", "--ops-listen", "--log-level", "--jwt-svid-ttl"},

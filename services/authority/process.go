@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,31 +59,31 @@ func newProcess(ctx context.Context, address string, log *slog.Logger) (*process
 // ready adds a check to /readyz.
 func (p *process) ready(name string, check ops.Check) { p.ops.Add(name, check) }
 
+// note adds what /readyz says of a part that readiness does not hang on.
+func (p *process) note(name string, note func() string) { p.ops.Note(name, note) }
+
 func (p *process) closeOps() {
 	if err := p.server.Close(); err != nil {
 		p.log.Error("close the ops listener", "error", err)
 	}
 }
 
-// serve runs the server and the workers until ctx ends or one of them fails, and ends them all: the server first.
-func (p *process) serve(ctx context.Context, server *workload.Server, listener net.Listener, workers map[string]worker) error {
+// serve runs the workers, those that serve with the server among them, until ctx ends or one of them fails, and ends them all: the server
+// first.
+func (p *process) serve(ctx context.Context, server *workload.Server, workers map[string]worker) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	workCtx, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
-	failures := make(chan error, len(workers)+1)
+	failures := make(chan error, len(workers))
 	var working sync.WaitGroup
-	begin := func(name string, run worker) {
+	for name, run := range workers {
 		working.Go(func() {
 			if err := run(workCtx); err != nil {
 				failures <- fmt.Errorf("%s: %w", name, err)
 				stop()
 			}
 		})
-	}
-	begin("workload API", func(context.Context) error { return server.Serve(listener) })
-	for name, run := range workers {
-		begin(name, run)
 	}
 	p.serving.Store(true)
 	<-ctx.Done()

@@ -34,7 +34,7 @@ file belongs the -wal file beside it, if there is one.
 The exit code is 0 when the books are in order, 1 when they are not or could not be checked, and 2 when the command line is wrong.`
 
 type verifyConfig struct {
-	DSN    settings.DSN `default:"sqlite:ledger.db" env:"LEDGER_DSN" placeholder:"DSN" help:"Where the books are: sqlite:PATH or postgres://…."`
+	DSN    settings.DSN `default:"sqlite:ledger.db" placeholder:"DSN" help:"Where the books are: sqlite:PATH or postgres://…."`
 	JSON   bool         `env:"-" help:"Write the report as JSON."`
 	Places places       `default:"10" env:"-" placeholder:"N" help:"How many places of each kind of fault are named."`
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/countersign-mesh/countersign/pkg/mesh"
 	"github.com/countersign-mesh/countersign/pkg/settings"
+	"github.com/countersign-mesh/countersign/pkg/userauth/jwks"
+	"github.com/countersign-mesh/countersign/pkg/userauth/txntoken"
 	paymentsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/payments/v1"
 	"github.com/countersign-mesh/countersign/services/payments/internal/activity"
 	"github.com/countersign-mesh/countersign/services/payments/internal/machine"
@@ -39,11 +41,15 @@ type config struct {
 	Accounts settings.Target `required:"" placeholder:"TARGET" help:"The accounts service, asked whether both sides may take part."`
 	Risk     settings.Target `required:"" placeholder:"TARGET" help:"The risk service, asked before a payment is posted."`
 	Ledger   settings.Target `required:"" placeholder:"TARGET" help:"The ledger service, where payments are posted."`
+	Login    settings.Target `required:"" placeholder:"TARGET" help:"The login service, asked for the keys of transaction tokens, and to renew one for a payment that has waited."`
 }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
+	if len(args) > 0 && args[0] == "healthcheck" {
+		return mesh.Healthcheck(ctx, "payments", args[1:], out)
+	}
 	var cfg config
-	if err := settings.Parse("payments", "Carries payments from the wish to the books.", args, out, &cfg); err != nil {
+	if err := settings.Parse("payments", "Carries payments from the wish to the books. Whether it is ready: payments healthcheck --help", args, out, &cfg); err != nil {
 		return err
 	}
 	return mesh.Run(ctx, cfg.Flags, func(ctx context.Context, p *mesh.Process) error {
@@ -53,7 +59,16 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		}
 		p.Defer(payments.Close)
 		p.Ready("database", payments.Ping)
-		around, err := dial(p, cfg)
+		login, err := p.Dial(cfg.Login, "/login", mesh.WithServiceConfig(neighbours.ServiceConfig))
+		if err != nil {
+			return err
+		}
+		keys := jwks.New(neighbours.TransactionKeys(login), jwks.WithLogger(p.Log))
+		p.Go("keys of transaction tokens", keys.Run)
+		// Without keys every customer would be told that the bank is not available.
+		p.Ready("keys of transaction tokens", func(context.Context) error { return keys.Ready() })
+		customers := txntoken.NewVerifier(keys, p.Identity.ID().TrustDomain().Name())
+		around, err := dial(p, cfg, neighbours.NewTokens(login, customers))
 		if err != nil {
 			return err
 		}
@@ -61,7 +76,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		server, err := p.NewServer(mesh.WithRecorder(records))
+		server, err := p.NewServer(mesh.WithRecorder(records), mesh.WithUsers(customers))
 		if err != nil {
 			return err
 		}
@@ -70,12 +85,12 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		p.Defer(payer.Close) // before the store is closed, after the calls that wait for a payment have been answered
 		p.Go("unfinished payments", payer.Work)
 		p.Go("changes by other replicas", feed.Poll)
-		paymentsv1.RegisterPaymentServiceServer(server, rpc.New(payer, payments, feed, p.Log))
+		paymentsv1.RegisterPaymentServiceServer(server, rpc.New(payer, payments, feed, around.Accounts, p.Log))
 		return nil
 	})
 }
 
-func dial(p *mesh.Process, cfg config) (machine.Neighbours, error) {
+func dial(p *mesh.Process, cfg config, tokens *neighbours.Tokens) (machine.Neighbours, error) {
 	retries := mesh.WithServiceConfig(neighbours.ServiceConfig)
 	accounts, err := p.Dial(cfg.Accounts, "/accounts", retries)
 	if err != nil {
@@ -85,13 +100,13 @@ func dial(p *mesh.Process, cfg config) (machine.Neighbours, error) {
 	if err != nil {
 		return machine.Neighbours{}, err
 	}
-	ledger, err := p.Dial(cfg.Ledger, "/ledger", retries)
+	ledger, err := p.Dial(cfg.Ledger, "/ledger", retries, mesh.WithTransactionTokens(neighbours.LedgerService))
 	if err != nil {
 		return machine.Neighbours{}, err
 	}
 	return machine.Neighbours{
 		Accounts: neighbours.NewAccounts(accounts),
 		Risk:     neighbours.NewRisk(risk),
-		Ledger:   neighbours.NewLedger(ledger),
+		Ledger:   neighbours.NewLedger(ledger, tokens),
 	}, nil
 }

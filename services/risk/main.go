@@ -40,8 +40,11 @@ type config struct {
 }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
+	if len(args) > 0 && args[0] == "healthcheck" {
+		return mesh.Healthcheck(ctx, "risk", args[1:], out)
+	}
 	var cfg config
-	if err := settings.Parse("risk", "Says whether a payment may go through.", args, out, &cfg); err != nil {
+	if err := settings.Parse("risk", "Says whether a payment may go through. Whether it is ready: risk healthcheck --help", args, out, &cfg); err != nil {
 		return err
 	}
 	file, err := rules.Open(string(cfg.Rules))

@@ -19,6 +19,8 @@ import (
 	"github.com/countersign-mesh/countersign/pkg/database/databasetest"
 	"github.com/countersign-mesh/countersign/pkg/mesh"
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
+	"github.com/countersign-mesh/countersign/pkg/userauth/txntoken"
+	"github.com/countersign-mesh/countersign/pkg/userauth/txntoken/txntokentest"
 	accountsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/accounts/v1"
 	ledgerv1 "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
 	moneyv1 "github.com/countersign-mesh/countersign/proto/gen/bank/money/v1"
@@ -61,6 +63,7 @@ func (l *ledger) answer(balances []*moneyv1.Money, errs ...error) {
 // bank is the accounts service and a ledger, each served under its own identity and the bank's policy.
 type bank struct {
 	mesh   *meshtest.Mesh
+	login  *txntokentest.Issuer
 	addr   string
 	ledger *ledger
 	store  *store.Store
@@ -79,18 +82,47 @@ func newBankOn(t *testing.T, dsn string) *bank {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() }) // a test may have closed it before
-	b := &bank{mesh: meshtest.Open(t, "bank.test", filepath.Join("..", "..", "..", "..", "deploy", "policy", "bank.yaml")), ledger: &ledger{}, store: s, dsn: dsn}
-	ledgerAddr := b.mesh.Serve(t, "/ledger", func(r grpc.ServiceRegistrar) { ledgerv1.RegisterLedgerServiceServer(r, b.ledger) })
+	b := &bank{mesh: meshtest.Open(t, "bank.test", filepath.Join("..", "..", "..", "..", "deploy", "policy", "bank.yaml")), login: txntokentest.New(t, "bank.test"), ledger: &ledger{}, store: s, dsn: dsn}
+	users := mesh.WithUsers(b.login.Verifier())
+	ledgerAddr := b.mesh.Serve(t, "/ledger", func(r grpc.ServiceRegistrar) { ledgerv1.RegisterLedgerServiceServer(r, b.ledger) }, users)
 	conn := b.mesh.Dial(t, "/accounts", "/ledger", ledgerAddr, mesh.WithServiceConfig(books.ServiceConfig))
 	b.addr = b.mesh.Serve(t, "/accounts", func(r grpc.ServiceRegistrar) {
 		accountsv1.RegisterAccountServiceServer(r, rpc.New(register.New(s, s, s, books.New(conn)), slog.New(slog.DiscardHandler)))
-	})
+	}, users)
 	return b
 }
 
+// as returns a client with the identity of a workload. Each of its calls has the token of the customer alice, or of the one whom it names, who asked for
+// just that.
 func (b *bank) as(t *testing.T, path string) accountsv1.AccountServiceClient {
 	t.Helper()
-	return accountsv1.NewAccountServiceClient(b.mesh.Dial(t, path, "/accounts", b.addr))
+	return accountsv1.NewAccountServiceClient(b.login.Conn(t, b.dial(t, path), func(_ string, request any) *txntoken.Token { return asked("alice", request) }))
+}
+
+// bare returns a client whose calls have the token of their context, and mostly none.
+func (b *bank) bare(t *testing.T, path string) accountsv1.AccountServiceClient {
+	t.Helper()
+	return accountsv1.NewAccountServiceClient(b.dial(t, path))
+}
+
+func (b *bank) dial(t *testing.T, path string) *grpc.ClientConn {
+	t.Helper()
+	return b.mesh.Dial(t, path, "/accounts", b.addr, mesh.WithTransactionTokens("bank.accounts.v1.AccountService"))
+}
+
+// asked is what a customer's token says who has asked for what the request does.
+func asked(customer string, request any) *txntoken.Token {
+	token := &txntoken.Token{ID: "txn-00000001", Subject: customer, Scope: "accounts.read", Requesters: []string{"spiffe://bank.test/gateway"}}
+	switch r := request.(type) {
+	case *accountsv1.OpenAccountRequest:
+		token.Subject, token.Scope = r.GetCustomerId(), "accounts.open"
+		token.Context = map[string]string{"request_id": r.GetRequestId(), "currency": r.GetCurrencyCode()}
+	case *accountsv1.ListAccountsRequest:
+		token.Subject = r.GetCustomerId()
+	case *accountsv1.CloseAccountRequest:
+		token.Scope, token.Context = "accounts.close", map[string]string{"account_id": r.GetAccountId()}
+	}
+	return token
 }
 
 func open(t *testing.T, c accountsv1.AccountServiceClient, customer, request string) *accountsv1.Account {

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/countersign-mesh/countersign/pkg/audit"
 	"github.com/countersign-mesh/countersign/pkg/audit/chain"
 	auditv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/audit/v1"
 	"github.com/countersign-mesh/countersign/services/audit/internal/rpc"
@@ -224,4 +225,47 @@ func TestASlowWatcherIsSentAwayAndResumes(t *testing.T) {
 	}
 	// What it reads of the past is no lag, however much it is.
 	wantNext(t, watch(t, f, &auditv1.WatchDecisionsRequest{Filter: ofLedger, AfterPosition: position}), seen+1, last)
+}
+
+// From the queue of the server that decided to whoever asks: by a user and by a transaction, in a list and in a watch.
+func TestDecisionsAreFoundByTheirUserAndTransaction(t *testing.T) {
+	t.Parallel()
+	f := start(t)
+	q := audit.NewQueue(f.as(t, "/ledger"))
+	run(t, q)
+	for _, d := range []audit.Decision{
+		{Subject: "alice", TransactionID: "txn-1", Allowed: true},
+		{Subject: "alice", TransactionID: "txn-2"},
+		{Subject: "bob", TransactionID: "txn-3"},
+		{Allowed: true},
+	} {
+		d.ID, d.Time, d.Method, d.PeerID = audit.NewID(), time.Now(), "/m", "spiffe://bank.test/payments"
+		q.Record(d)
+	}
+	hers := watch(t, f, &auditv1.WatchDecisionsRequest{Filter: &auditv1.DecisionFilter{Subject: "alice"}, FromStart: true})
+	for _, want := range []string{"txn-1", "txn-2"} {
+		response, err := hers.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := response.GetRecord().GetDecision(); d.GetSubject() != "alice" || d.GetTransactionId() != want {
+			t.Errorf("the watch has %v where %s of alice comes next", d, want)
+		}
+	}
+	eventually(t, "all are stored", func() bool { return q.Stats().Sent == 4 })
+	for name, test := range map[string]struct {
+		filter *auditv1.DecisionFilter
+		want   int
+	}{
+		"her transaction":        {&auditv1.DecisionFilter{TransactionId: "txn-2"}, 1},
+		"all of hers":            {&auditv1.DecisionFilter{Subject: "alice"}, 2},
+		"hers that were denied":  {&auditv1.DecisionFilter{Subject: "alice", Verdict: auditv1.Verdict_VERDICT_DENIED}, 1},
+		"another's transaction":  {&auditv1.DecisionFilter{Subject: "alice", TransactionId: "txn-3"}, 0},
+		"a name that begins so":  {&auditv1.DecisionFilter{Subject: "al"}, 0},
+		"of whomever, by server": {&auditv1.DecisionFilter{ServerId: "spiffe://bank.test/ledger"}, 4},
+	} {
+		if got := f.list(t, test.filter); len(got) != test.want {
+			t.Errorf("%s: %d decisions, want %d: %v", name, len(got), test.want, got)
+		}
+	}
 }

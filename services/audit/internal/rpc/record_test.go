@@ -58,9 +58,14 @@ func TestBadRecordsAreRefusedAndNothingOfThemStored(t *testing.T) {
 		"a method without end": {[]*auditv1.Record{decision(1, func(d *auditv1.Decision) {
 			d.Method = strings.Repeat("m", 1025)
 		})}, "method"},
-		"neither decision nor gap": {[]*auditv1.Record{decision(1), {Sequence: 2}}, "event"},
-		"no records":               {nil, "records"},
-		"a hole":                   {[]*auditv1.Record{decision(1), decision(3)}, "records[1] has sequence 3; 2 would come next"},
+		"a subject that steers a terminal": {[]*auditv1.Record{decision(1, func(d *auditv1.Decision) { d.Subject = "alice\x1b[2J" })}, "subject"},
+		"a subject of two lines":           {[]*auditv1.Record{decision(1, func(d *auditv1.Decision) { d.Subject = "alice\nbob" })}, "subject"},
+		"a subject without end":            {[]*auditv1.Record{decision(1, func(d *auditv1.Decision) { d.Subject = strings.Repeat("a", 257) })}, "subject"},
+		"a transaction of two lines":       {[]*auditv1.Record{decision(1, func(d *auditv1.Decision) { d.TransactionId = "a\u0085b" })}, "transaction_id"},
+		"a transaction without end":        {[]*auditv1.Record{decision(1, func(d *auditv1.Decision) { d.TransactionId = strings.Repeat("a", 65) })}, "transaction_id"},
+		"neither decision nor gap":         {[]*auditv1.Record{decision(1), {Sequence: 2}}, "event"},
+		"no records":                       {nil, "records"},
+		"a hole":                           {[]*auditv1.Record{decision(1), decision(3)}, "records[1] has sequence 3; 2 would come next"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -55,6 +55,7 @@ func TestTheRecordsOfEveryServerAreOneChain(t *testing.T) {
 	appendTo(t, s, ledger, run1, 3, decision(1), decision(2, denied), gap(3, 4))
 	appendTo(t, s, risk, run1, 9, decision(9, func(d *auditv1.Decision) {
 		d.ShadowVerdict, d.ShadowRule = auditv1.Verdict_VERDICT_DENIED, "bank.yaml:104"
+		d.Subject, d.TransactionId = "alice", "txn-1"
 	}))
 	appendTo(t, s, ledger, run1, 5, decisions(1, 5)...)
 	appendTo(t, s, ledger, run2, 1, decision(1))
@@ -163,6 +164,9 @@ func TestATrailFromBeforeTheChainIsKeptAndSealed(t *testing.T) {
 		if len(r.GetHash()) > 0 {
 			t.Errorf("record %d was given a hash: %v", r.GetPosition(), r)
 		}
+		if d := r.GetDecision(); d.GetSubject() != "" || d.GetTransactionId() != "" {
+			t.Errorf("record %d is for a user that it never had: %v", r.GetPosition(), r)
+		}
 	}
 	kept := verify(t, db).Head
 	// The service may be started and stopped before there is anything to append.
@@ -174,6 +178,8 @@ func TestATrailFromBeforeTheChainIsKeptAndSealed(t *testing.T) {
 	wantSound(t, db, 7, 5)
 	appendTo(t, s, ledger, run1, 8, decision(8))
 	wantSound(t, db, 8, 5)
+	appendTo(t, s, ledger, run1, 9, decision(9, func(d *auditv1.Decision) { d.Subject, d.TransactionId = "alice", "txn-1" }))
+	wantSound(t, db, 9, 5)
 	v := chain.NewVerifier(kept)
 	if err := trail.Check(t.Context(), db, v); err != nil || v.Report().Found > 0 {
 		t.Errorf("the head from before the chain is not in it: %v, %v", v.Report().Findings, err)
@@ -191,6 +197,7 @@ func TestWhatIsDoneToRecordsFromBeforeTheChainIsFound(t *testing.T) {
 		"a count made smaller":           {"UPDATE records SET lost_count = 1 WHERE position = 3", "record 6 does not match its hash"},
 		"a time moved that nobody reads": {"UPDATE records SET end_time = 9 WHERE position = 2", "record 2 was changed: what its column end_time holds"},
 		"a shadow verdict added":         {"UPDATE records SET shadow_verdict = 'allowed' WHERE position = 2", "record 6 does not match its hash"},
+		"a user added":                   {"UPDATE records SET subject = 'mallory', transaction_id = 'txn-1' WHERE position = 2", "record 6 does not match its hash"},
 		"a hash added":                   {"UPDATE records SET hash = zeroblob(32) WHERE position = 2", "record 2 does not match its hash"},
 		"the first deleted":              {"DELETE FROM records WHERE position = 1", "record 1 is missing"},
 		"the last of them deleted":       {"DELETE FROM records WHERE position = 5", "record 5 is missing"},

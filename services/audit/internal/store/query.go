@@ -82,6 +82,8 @@ func newWhere(f *auditv1.DecisionFilter) *where {
 		{"server_id = ?", f.GetServerId()},
 		{"method = ?", f.GetMethod()},
 		{"trace_id = ?", f.GetTraceId()},
+		{"subject = ?", f.GetSubject()},
+		{"transaction_id = ?", f.GetTransactionId()},
 	} {
 		if equal.value != "" {
 			w.add(equal.condition, equal.value)

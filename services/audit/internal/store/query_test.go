@@ -62,6 +62,7 @@ func TestFilters(t *testing.T) {
 	appendTo(t, s, risk, run1, 2, decision(1, func(d *auditv1.Decision) {
 		d.DecisionId, d.Method, d.TraceId, d.DecideTime = fmt.Sprintf("%032x", 10), "/m", "", at(10)
 		d.ShadowVerdict, d.ShadowRule = auditv1.Verdict_VERDICT_DENIED, "bank.yaml:104"
+		d.Subject, d.TransactionId = "alice", "txn-1"
 	}), gap(2, 6))
 	for name, test := range map[string]struct {
 		filter *auditv1.DecisionFilter
@@ -79,6 +80,10 @@ func TestFilters(t *testing.T) {
 		"denied in shadow":         {&auditv1.DecisionFilter{ShadowVerdict: auditv1.Verdict_VERDICT_DENIED}, []string{"a"}},
 		"allowed in shadow":        {&auditv1.DecisionFilter{ShadowVerdict: auditv1.Verdict_VERDICT_ALLOWED}, []string{}},
 		"trace":                    {&auditv1.DecisionFilter{TraceId: fmt.Sprintf("%032x", 1001)}, []string{"1"}},
+		"subject":                  {&auditv1.DecisionFilter{Subject: "alice"}, []string{"a"}},
+		"another subject":          {&auditv1.DecisionFilter{Subject: "bob"}, []string{}},
+		"transaction":              {&auditv1.DecisionFilter{TransactionId: "txn-1"}, []string{"a"}},
+		"of another's":             {&auditv1.DecisionFilter{Subject: "bob", TransactionId: "txn-1"}, []string{}},
 		"since":                    {&auditv1.DecisionFilter{StartTime: at(4)}, []string{"a", "lost 5"}},
 		"until":                    {&auditv1.DecisionFilter{EndTime: at(2)}, []string{"1"}},
 		"in a window":              {&auditv1.DecisionFilter{StartTime: at(2), EndTime: at(3)}, []string{"lost 6", "2"}},

@@ -54,6 +54,7 @@ func setEvent(one *auditv1.StoredRecord, r *auditv1.Record) error {
 		DecisionId: d.GetDecisionId(), DecideTime: trail.Time(d.GetDecideTime()), ServerId: one.GetServerId(), PeerId: d.GetPeerId(),
 		PeerSerial: d.GetPeerSerial(), Method: d.GetMethod(), Verdict: d.GetVerdict(), Rule: d.GetRule(), Reason: d.GetReason(),
 		PolicyVersion: d.GetPolicyVersion(), TraceId: d.GetTraceId(), ShadowVerdict: d.GetShadowVerdict(), ShadowRule: d.GetShadowRule(),
+		Subject: d.GetSubject(), TransactionId: d.GetTransactionId(),
 	}}
 	return nil
 }

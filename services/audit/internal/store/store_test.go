@@ -140,6 +140,7 @@ func TestARecordComesBackAsItWasSent(t *testing.T) {
 	before := time.Now().Truncate(time.Microsecond)
 	allowed := decision(1, func(d *auditv1.Decision) {
 		d.ShadowVerdict, d.ShadowRule = auditv1.Verdict_VERDICT_DENIED, "bank.yaml:104"
+		d.Subject, d.TransactionId = "alice", "txn-1"
 	})
 	refused := decision(2, denied, func(d *auditv1.Decision) { d.TraceId = "" })
 	appendTo(t, s, ledger, run1, 3, allowed, refused, gap(3, 7))

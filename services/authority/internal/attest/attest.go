@@ -13,7 +13,13 @@
 //
 // On macOS the handle is PID and start time, and the executable is read at the path that the kernel gives for it.
 //
-// What attestation of this kind cannot tell: whoever may run a program as a user can also take that program over, with ptrace for
+// A socket with a name (Named) is another way to tell callers apart, for containers: they share one user and one kernel, and of their
+// processes the authority, in a container of its own, sees neither PID nor executable. What it can rely on is which socket was put into
+// which container. Who comes over such a socket is known by the socket's name and the uid, and nothing else is looked at: not the PID,
+// which is 0 across PID namespaces, and not the executable. The identity is that of everybody who can reach the socket, so each belongs
+// into one container only.
+//
+// What attestation by the process cannot tell: whoever may run a program as a user can also take that program over, with ptrace for
 // one, and has its identity. A selector for the uid keeps other users out, and file permissions on the program do.
 package attest
 
@@ -38,8 +44,11 @@ var errConnClosed = fmt.Errorf("%w: the connection is closed", ErrNoProcess)
 
 // Process is what is known of a process.
 type Process struct {
+	// PID is 0 for a process that came over a socket with a name from a PID namespace that the authority does not see.
 	PID int
 	UID uint32
+	// Socket is the name of the socket that it came over, if that has one; then nothing below is known.
+	Socket string
 	// Path is the executable's path; empty when that path cannot be believed, and PathProblem says why.
 	Path        string
 	PathProblem string
@@ -47,9 +56,13 @@ type Process struct {
 	SHA256 string
 }
 
-// Selectors returns what is known in the terms of SPIRE's unix workload attestor.
+// Selectors returns what is known in the terms of SPIRE's unix workload attestor; of a process that came over a socket with a name that
+// name, as socket:NAME, and the uid.
 func (p Process) Selectors() []string {
 	selectors := []string{"unix:uid:" + strconv.FormatUint(uint64(p.UID), 10)}
+	if p.Socket != "" {
+		return append(selectors, "socket:"+p.Socket)
+	}
 	if p.Path != "" {
 		selectors = append(selectors, "unix:path:"+p.Path)
 	}
@@ -90,60 +103,83 @@ func (a *Attestor) Credentials() credentials.TransportCredentials { return trans
 // from Process, so that each of its calls can be answered.
 func (a *Attestor) Attest(conn net.Conn) *Caller {
 	c := &Caller{sums: a.sums}
+	if named, ok := conn.(*namedConn); ok {
+		c.socket = named.name
+		c.named, c.err = named.process()
+		return c
+	}
 	c.handle, c.err = take(conn)
 	return c
 }
 
-// take gets at the socket below conn.
-func take(conn net.Conn) (*handle, error) {
+// take takes a handle on the process that made a connection.
+func take(conn net.Conn) (h *handle, err error) {
+	err = control(conn, func(socket int) (err error) {
+		h, err = openHandle(socket)
+		return err
+	})
+	return h, err
+}
+
+// control gets at the socket below conn.
+func control(conn net.Conn, ask func(socket int) error) error {
 	unixConn, ok := conn.(*net.UnixConn)
 	if !ok {
-		return nil, fmt.Errorf("%w: it came over %T, not over a unix socket", ErrNoProcess, conn)
+		return fmt.Errorf("%w: it came over %T, not over a unix socket", ErrNoProcess, conn)
 	}
 	raw, err := unixConn.SyscallConn()
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrNoProcess, err)
+		return fmt.Errorf("%w: %w", ErrNoProcess, err)
 	}
-	var h *handle
-	var openErr error
-	if err := raw.Control(func(fd uintptr) { h, openErr = openHandle(int(fd)) }); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrNoProcess, err)
+	var askErr error
+	if err := raw.Control(func(fd uintptr) { askErr = ask(int(fd)) }); err != nil {
+		return fmt.Errorf("%w: %w", ErrNoProcess, err)
 	}
-	if openErr != nil {
-		return nil, fmt.Errorf("%w: %w", ErrNoProcess, openErr)
+	if askErr != nil {
+		return fmt.Errorf("%w: %w", ErrNoProcess, askErr)
 	}
-	return h, nil
+	return nil
 }
 
 // Caller is the process at the other end of one connection. It is safe for concurrent use.
 type Caller struct {
 	sums *sums
 	err  error
+	// socket is the name of the socket that it came over, if that has one.
+	socket string
 
-	mu     sync.Mutex
+	mu sync.Mutex
+	// Of the process there is a handle, or, over a socket with a name, all that is to be known of it.
 	handle *handle
+	named  *Process
 	sum    string
 }
 
 // AuthType implements credentials.AuthInfo.
 func (*Caller) AuthType() string { return "unix-peer" }
 
-// user is the uid that a connection counts for.
-func (c *Caller) user() int64 {
-	if c.handle == nil {
-		return unknownUser
+// party is whom a connection counts for.
+func (c *Caller) party() party {
+	switch {
+	case c.socket != "":
+		return party{socket: c.socket}
+	case c.handle == nil:
+		return party{uid: unknownUser}
 	}
-	return int64(c.handle.uid)
+	return party{uid: int64(c.handle.uid)}
 }
 
 // Process returns what is known of the process, without the sum of its executable, after making sure that it is alive and still runs
-// what it ran when the connection was accepted.
+// what it ran when the connection was accepted. Who came over a socket with a name has that for as long as the connection is open.
 func (c *Caller) Process() (Process, error) {
 	if c.err != nil {
 		return Process{}, c.err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.named != nil {
+		return *c.named, nil
+	}
 	if c.handle == nil {
 		return Process{}, errConnClosed
 	}
@@ -156,7 +192,7 @@ func (c *Caller) Process() (Process, error) {
 }
 
 // Measured is Process with the sum of the executable. To read it can take long and costs the whole machine: whoever can do without it
-// asks Process. It ends with ctx.
+// asks Process. Of who came over a socket with a name the executable is not looked at. It ends with ctx.
 func (c *Caller) Measured(ctx context.Context) (Process, error) {
 	if c.err != nil {
 		return Process{}, c.err
@@ -194,6 +230,7 @@ func (c *Caller) measure(ctx context.Context) error {
 func (c *Caller) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.named = nil
 	if c.handle == nil {
 		return nil
 	}

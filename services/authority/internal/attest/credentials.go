@@ -15,11 +15,11 @@ type transport struct{ attestor *Attestor }
 // ServerHandshake takes the handle on the caller, at the moment of accept.
 func (t transport) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	caller := t.attestor.Attest(conn)
-	user, limits := caller.user(), t.attestor.limits
-	if err := limits.enter(user); err != nil {
+	who, limits := caller.party(), t.attestor.limits
+	if err := limits.enter(who); err != nil {
 		return nil, nil, errors.Join(err, caller.Close(), conn.Close())
 	}
-	leave := sync.OnceFunc(func() { limits.leave(user) })
+	leave := sync.OnceFunc(func() { limits.leave(who) })
 	return &attestedConn{Conn: conn, caller: caller, leave: leave}, caller, nil
 }
 

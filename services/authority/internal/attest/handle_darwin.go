@@ -24,22 +24,30 @@ type handle struct {
 
 // openHandle takes a handle on the process that connected to a socket.
 func openHandle(socket int) (*handle, error) {
-	cred, err := unix.GetsockoptXucred(socket, unix.SOL_LOCAL, unix.LOCAL_PEERCRED)
+	pid, uid, err := peerCredentials(socket)
 	if err != nil {
-		return nil, fmt.Errorf("ask the kernel for the peer's credentials: %w", err)
-	}
-	pid, err := unix.GetsockoptInt(socket, unix.SOL_LOCAL, unix.LOCAL_PEERPID)
-	if err != nil {
-		return nil, fmt.Errorf("ask the kernel for the peer's PID: %w", err)
+		return nil, err
 	}
 	if pid <= 0 {
 		return nil, errors.New("the kernel gives no PID for it")
 	}
-	h := &handle{pid: pid, uid: cred.Uid}
+	h := &handle{pid: pid, uid: uid}
 	if err := h.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("process %d: %w", pid, err), h.close())
 	}
 	return h, nil
+}
+
+// peerCredentials returns what the kernel noted when the process connected.
+func peerCredentials(socket int) (pid int, uid uint32, err error) {
+	cred, err := unix.GetsockoptXucred(socket, unix.SOL_LOCAL, unix.LOCAL_PEERCRED)
+	if err != nil {
+		return 0, 0, fmt.Errorf("ask the kernel for the peer's credentials: %w", err)
+	}
+	if pid, err = unix.GetsockoptInt(socket, unix.SOL_LOCAL, unix.LOCAL_PEERPID); err != nil {
+		return 0, 0, fmt.Errorf("ask the kernel for the peer's PID: %w", err)
+	}
+	return pid, cred.Uid, nil
 }
 
 func (h *handle) open() error {

@@ -29,18 +29,28 @@ type handle struct {
 
 // openHandle takes a handle on the process that connected to a socket.
 func openHandle(socket int) (*handle, error) {
-	cred, err := unix.GetsockoptUcred(socket, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	pid, uid, err := peerCredentials(socket)
 	if err != nil {
-		return nil, fmt.Errorf("ask the kernel for the peer's credentials: %w", err)
+		return nil, err
 	}
-	if cred.Pid <= 0 {
+	if pid <= 0 {
 		return nil, errors.New("the kernel gives no PID for it: it is in a PID namespace that the authority does not see")
 	}
-	h := &handle{pid: int(cred.Pid), uid: cred.Uid, pidfd: -1, proc: -1}
+	h := &handle{pid: pid, uid: uid, pidfd: -1, proc: -1}
 	if err := h.open(socket); err != nil {
 		return nil, errors.Join(fmt.Errorf("process %d: %w", h.pid, err), h.close())
 	}
 	return h, nil
+}
+
+// peerCredentials returns what the kernel noted when the process connected. The PID is 0 when it is in a PID namespace that this
+// process does not see.
+func peerCredentials(socket int) (pid int, uid uint32, err error) {
+	cred, err := unix.GetsockoptUcred(socket, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil {
+		return 0, 0, fmt.Errorf("ask the kernel for the peer's credentials: %w", err)
+	}
+	return int(cred.Pid), cred.Uid, nil
 }
 
 func (h *handle) open(socket int) error {

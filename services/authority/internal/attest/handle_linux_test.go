@@ -30,6 +30,8 @@ func playOS(part, rest string) error {
 		_, err = New().Attest(conn).Process()
 		fmt.Fprintln(os.Stdout, err)
 		return conn.Close()
+	case "serve-named": // likewise, over a socket with a name
+		return serveNamed(rest)
 	case "mask": // in a mount namespace of its own: run a program that looks as if it were another
 		fields := strings.Fields(rest)
 		evil, good, socket := fields[0], fields[1], fields[2]
@@ -70,6 +72,36 @@ func TestACallerOutsideThePIDNamespaceIsRefused(t *testing.T) {
 	}
 	defer conn.Close()
 	if said := server.hear(); !strings.Contains(said, "no PID") {
+		t.Errorf("it is attested as %q", said)
+	}
+}
+
+// The authority and its workloads in containers: each in a PID namespace of its own.
+func TestACallerOverASocketWithANameIsKnownAcrossPIDNamespaces(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		t.Skip("making a PID namespace needs root")
+	}
+	l, socket := listen(t)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := start(t, self, "serve-named "+socket, func(cmd *exec.Cmd) {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
+	})
+	if said := server.hear(); said != "listening" {
+		t.Fatal(said)
+	}
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if said := server.hear(); said != "0 [unix:uid:0 socket:ledger] <nil>" {
 		t.Errorf("it is attested as %q", said)
 	}
 }

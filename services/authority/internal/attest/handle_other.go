@@ -22,6 +22,8 @@ type handle struct {
 
 func openHandle(int) (*handle, error) { return nil, errSystem }
 
+func peerCredentials(int) (pid int, uid uint32, err error) { return 0, 0, errSystem }
+
 func (*handle) check() error { return errSystem }
 
 func (*handle) close() error { return nil }

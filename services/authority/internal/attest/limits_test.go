@@ -27,7 +27,7 @@ func TestConnectionsOfOneUserAreBounded(t *testing.T) {
 		return secured, err
 	}
 	var last net.Conn
-	for range maxPerUser {
+	for range maxPerParty {
 		conn, err := connect()
 		if err != nil {
 			t.Fatal(err)
@@ -35,7 +35,7 @@ func TestConnectionsOfOneUserAreBounded(t *testing.T) {
 		t.Cleanup(func() { _ = conn.Close() })
 		last = conn
 	}
-	if _, err := connect(); !errors.Is(err, errTooManyOfAUser) {
+	if _, err := connect(); !errors.Is(err, errTooManyOfAParty) {
 		t.Errorf("one more than a user may have: %v", err)
 	}
 	// Closing twice gives back one place.
@@ -45,7 +45,7 @@ func TestConnectionsOfOneUserAreBounded(t *testing.T) {
 		t.Fatalf("after one was closed: %v", err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	if _, err := connect(); !errors.Is(err, errTooManyOfAUser) {
+	if _, err := connect(); !errors.Is(err, errTooManyOfAParty) {
 		t.Errorf("one more than a user may have: %v", err)
 	}
 }
@@ -54,15 +54,15 @@ func TestOtherUsersAndAllTogetherAreBounded(t *testing.T) {
 	t.Parallel()
 	l := newLimits(slog.New(slog.DiscardHandler))
 	for i := range maxConnections {
-		if err := l.enter(int64(i / maxPerUser)); err != nil {
+		if err := l.enter(party{uid: int64(i / maxPerParty)}); err != nil {
 			t.Fatalf("connection %d: %v", i, err)
 		}
 	}
-	if err := l.enter(maxConnections); !errors.Is(err, errTooMany) {
+	if err := l.enter(party{uid: maxConnections}); !errors.Is(err, errTooMany) {
 		t.Errorf("one more than all may have: %v", err)
 	}
-	l.leave(0)
-	if err := l.enter(maxConnections); err != nil {
+	l.leave(party{})
+	if err := l.enter(party{uid: maxConnections}); err != nil {
 		t.Errorf("after one left: %v", err)
 	}
 }

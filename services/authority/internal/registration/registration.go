@@ -1,13 +1,14 @@
 // Package registration says which process gets which identity: the registration file (mesh.registration.v1), checked, watched, and
 // matched against what attestation knows of a process.
+//
+// The file may be shared with SPIRE. An entry whose selectors only SPIRE can attest is read and checked like any other, so that a mistake
+// in it is found here too, and matches nobody here, since no process has such a selector.
 package registration
 
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -38,6 +39,32 @@ type Registry struct{ entries []*Entry }
 
 // Len returns how many entries there are.
 func (r *Registry) Len() int { return len(r.entries) }
+
+// Sockets returns the names that selectors ask a socket for, each once, in alphabetical order.
+func (r *Registry) Sockets() []string {
+	var names []string
+	for _, e := range r.entries {
+		for _, s := range e.Selectors {
+			if kind, name := split(s); kind == kindSocket {
+				names = append(names, name)
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// Foreign returns how many entries are for others to attest: those with a selector of Docker's or Kubernetes' attestor in SPIRE. Nobody
+// matches them here.
+func (r *Registry) Foreign() int {
+	n := 0
+	for _, e := range r.entries {
+		if slices.ContainsFunc(e.Selectors, foreign) {
+			n++
+		}
+	}
+	return n
+}
 
 // Match returns the entries whose selectors are all among those of a process, in the order of the file.
 func (r *Registry) Match(selectors []string) []*Entry {
@@ -134,31 +161,6 @@ func (p *parser) parseID(text string) (spiffeid.ID, error) {
 	return id, nil
 }
 
-// checkSelectors refuses an entry that nobody or everybody has.
-func (p *parser) checkSelectors(i int, selectors []string) {
-	first := make(map[string]string)
-	for j, selector := range selectors {
-		kind, value := split(selector)
-		if other, ok := first[kind]; ok {
-			p.wrong([]any{"entries", i, "selectors", j}, "no process has both %q and %q", other, selector)
-		}
-		first[kind] = selector
-		switch kind {
-		case kindUID:
-			if n, err := strconv.ParseUint(value, 10, 32); err != nil || strconv.FormatUint(n, 10) != value {
-				p.wrong([]any{"entries", i, "selectors", j}, "selector %q: no uid; right would be a number as id -u prints it", selector)
-			}
-		case kindPath:
-			if !filepath.IsAbs(value) || filepath.Clean(value) != value {
-				p.wrong([]any{"entries", i, "selectors", j}, "selector %q: the path must be absolute and without . or .., as the kernel gives it", selector)
-			}
-		}
-	}
-	if len(first) == 1 && first[kindUID] != "" {
-		p.wrong([]any{"entries", i, "selectors"}, "selectors: every process of a user has its uid; add unix:path or unix:sha256")
-	}
-}
-
 // checkPairs refuses entries that stand in each other's way.
 func (p *parser) checkPairs(entries []*Entry) {
 	for j, entry := range entries {
@@ -172,32 +174,6 @@ func (p *parser) checkPairs(entries []*Entry) {
 			}
 		}
 	}
-}
-
-// The kinds of selectors.
-const (
-	kindUID  = "uid"
-	kindPath = "path"
-	kindSum  = "sha256"
-)
-
-// split takes a selector apart: "unix:uid:0" into "uid" and "0".
-func split(selector string) (kind, value string) {
-	kind, value, _ = strings.Cut(strings.TrimPrefix(selector, "unix:"), ":")
-	return kind, value
-}
-
-// compatible reports whether one process can have all selectors of both: no kind asks for two values.
-func compatible(a, b []string) bool {
-	values := make(map[string]string)
-	for _, selector := range slices.Concat(a, b) {
-		kind, value := split(selector)
-		if other, ok := values[kind]; ok && other != value {
-			return false
-		}
-		values[kind] = value
-	}
-	return true
 }
 
 func sameSet(a, b []string) bool {

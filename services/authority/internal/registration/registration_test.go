@@ -102,20 +102,36 @@ func TestParseRefuses(t *testing.T) {
 			strings.Replace(good, "spiffe://bank.test/risk", "spiffe://evil.test/risk", 1),
 			[]string{"r.yaml:7:5", `not in the trust domain "bank.test"`},
 		},
-		"an ID without a path": {strings.Replace(good, "bank.test/risk", "bank.test", 1), []string{"r.yaml:7:5", "names the trust domain and no workload"}},
-		"dots in a path":       {strings.Replace(good, "/ledger\n", "/../ledger\n", 1), []string{"r.yaml:3:5", "dot segments"}},
-		"a trailing slash":     {strings.Replace(good, "/ledger\n", "/ledger/\n", 1), []string{"r.yaml:3:5", "trailing slash"}},
-		"a uid alone":          {entry("  - {spiffe_id: /a, selectors: ['unix:uid:0']}\n"), []string{"r.yaml:3:21", "add unix:path or unix:sha256"}},
-		"two paths":            {entry("  - {spiffe_id: /a, selectors: ['unix:path:/a', 'unix:path:/b']}\n"), []string{"no process has both"}},
-		"a relative path":      {entry("  - {spiffe_id: /a, selectors: ['unix:path:bin/a']}\n"), []string{"r.yaml:3:33", "must be absolute"}},
-		"dots in a file path":  {entry("  - {spiffe_id: /a, selectors: ['unix:path:/bin/../a']}\n"), []string{"must be absolute"}},
-		"a uid too large":      {entry("  - {spiffe_id: /a, selectors: ['unix:path:/a', 'unix:uid:4294967296']}\n"), []string{"no uid"}},
-		"a uid with a zero":    {entry("  - {spiffe_id: /a, selectors: ['unix:path:/a', 'unix:uid:01']}\n"), []string{"no uid"}},
-		"an unknown selector":  {entry("  - {spiffe_id: /a, selectors: ['k8s:ns:a']}\n"), []string{"r.yaml:3:"}},
-		"a short sum":          {entry("  - {spiffe_id: /a, selectors: ['unix:sha256:00']}\n"), []string{"r.yaml:3:"}},
-		"a bad DNS name":       {entry("  - {spiffe_id: /a, selectors: ['unix:path:/a'], dns_names: ['*']}\n"), []string{"r.yaml:3:"}},
-		"a life too long":      {entry("  - {spiffe_id: /a, selectors: ['unix:path:/a'], svid_ttl: 25h}\n"), []string{"r.yaml:3:"}},
-		"an unknown field":     {strings.Replace(good, "hint:", "hints:", 1), []string{"r.yaml:9:5"}},
+		"an ID without a path":    {strings.Replace(good, "bank.test/risk", "bank.test", 1), []string{"r.yaml:7:5", "names the trust domain and no workload"}},
+		"dots in a path":          {strings.Replace(good, "/ledger\n", "/../ledger\n", 1), []string{"r.yaml:3:5", "dot segments"}},
+		"a trailing slash":        {strings.Replace(good, "/ledger\n", "/ledger/\n", 1), []string{"r.yaml:3:5", "trailing slash"}},
+		"a uid alone":             {entry("  - {spiffe_id: /a, selectors: ['unix:uid:0']}\n"), []string{"r.yaml:3:21", "add unix:path, unix:sha256 or socket"}},
+		"two paths":               {entry("  - {spiffe_id: /a, selectors: ['unix:path:/a', 'unix:path:/b']}\n"), []string{"no process has both"}},
+		"a relative path":         {entry("  - {spiffe_id: /a, selectors: ['unix:path:bin/a']}\n"), []string{"r.yaml:3:33", "must be absolute"}},
+		"dots in a file path":     {entry("  - {spiffe_id: /a, selectors: ['unix:path:/bin/../a']}\n"), []string{"must be absolute"}},
+		"a uid too large":         {entry("  - {spiffe_id: /a, selectors: ['unix:path:/a', 'unix:uid:4294967296']}\n"), []string{"no uid"}},
+		"a uid with a zero":       {entry("  - {spiffe_id: /a, selectors: ['unix:path:/a', 'unix:uid:01']}\n"), []string{"no uid"}},
+		"an unknown selector":     {entry("  - {spiffe_id: /a, selectors: ['gcp:zone:a']}\n"), []string{"r.yaml:3:"}},
+		"two sockets":             {entry("  - {spiffe_id: /a, selectors: ['socket:a', 'socket:b']}\n"), []string{"r.yaml:3:", "no process has both"}},
+		"a socket up a directory": {entry("  - {spiffe_id: /a, selectors: ['socket:../a']}\n"), []string{"r.yaml:3:"}},
+		"a socket's path":         {entry("  - {spiffe_id: /a, selectors: ['socket:/run/a']}\n"), []string{"r.yaml:3:"}},
+		"a socket without a name": {entry("  - {spiffe_id: /a, selectors: ['socket:']}\n"), []string{"r.yaml:3:"}},
+		"a socket and a program": {
+			entry("  - {spiffe_id: /a, selectors: ['socket:a', 'unix:path:/a']}\n"),
+			[]string{"r.yaml:3:21", `nobody has both "socket:a" and "unix:path:/a"`, "an entry for each"},
+		},
+		"a socket and a program's sum": {
+			entry("  - {spiffe_id: /a, selectors: ['unix:sha256:" + sum + "', 'socket:a']}\n"),
+			[]string{"r.yaml:3:21", `nobody has both "socket:a" and "unix:sha256:`},
+		},
+		"a socket and a label": {
+			entry("  - {spiffe_id: /a, selectors: ['docker:label:a:b', 'socket:a']}\n"),
+			[]string{"r.yaml:3:21", `nobody has both "socket:a" and "docker:label:a:b"`, "SPIRE"},
+		},
+		"a short sum":      {entry("  - {spiffe_id: /a, selectors: ['unix:sha256:00']}\n"), []string{"r.yaml:3:"}},
+		"a bad DNS name":   {entry("  - {spiffe_id: /a, selectors: ['unix:path:/a'], dns_names: ['*']}\n"), []string{"r.yaml:3:"}},
+		"a life too long":  {entry("  - {spiffe_id: /a, selectors: ['unix:path:/a'], svid_ttl: 25h}\n"), []string{"r.yaml:3:"}},
+		"an unknown field": {strings.Replace(good, "hint:", "hints:", 1), []string{"r.yaml:9:5"}},
 		"the same entry twice": {
 			entry("  - {spiffe_id: /a, selectors: ['unix:path:/a', 'unix:uid:0']}\n  - {spiffe_id: /a, selectors: ['unix:uid:0', 'unix:path:/a']}\n"),
 			[]string{"r.yaml:4:5", "the entry at r.yaml:3:5"},
@@ -123,6 +139,10 @@ func TestParseRefuses(t *testing.T) {
 		// ATTACKS 24
 		"one process, one hint, two identities": {
 			entry("  - {spiffe_id: /a, hint: x, selectors: ['unix:path:/a']}\n  - {spiffe_id: /b, hint: x, selectors: ['unix:uid:0', 'unix:path:/a']}\n"),
+			[]string{"r.yaml:4:21", `hint "x"`, "r.yaml:3:5"},
+		},
+		"one socket, one hint, two identities": {
+			entry("  - {spiffe_id: /a, hint: x, selectors: ['socket:a']}\n  - {spiffe_id: /b, hint: x, selectors: ['unix:uid:0', 'socket:a']}\n"),
 			[]string{"r.yaml:4:21", `hint "x"`, "r.yaml:3:5"},
 		},
 		"several mistakes at once": {
@@ -151,6 +171,8 @@ func TestOneHintForProcessesThatAreNeverTheSameIsRight(t *testing.T) {
 entries:
   - {spiffe_id: /risk, hint: x, selectors: ['unix:path:/a']}
   - {spiffe_id: /risk, hint: x, selectors: ['unix:path:/b']}
+  - {spiffe_id: /risk, hint: x, selectors: ['socket:a']}
+  - {spiffe_id: /risk, hint: x, selectors: ['docker:label:a:b']}
 `)
 }
 
@@ -198,6 +220,7 @@ func wait(t *testing.T, changed <-chan struct{}) {
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(good))
 	f.Add([]byte("trust_domain: bank.test\nentries:\n  - {spiffe_id: /a, hint: x, selectors: ['unix:path:/a']}\n"))
+	f.Add([]byte(containers))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r, err := Parse("r.yaml", data, bankTD)
 		if err != nil {

@@ -41,7 +41,7 @@ func newDenials(log *slog.Logger) *denials {
 // executable; it is asked for only when the line is written, since to read an executable is dear.
 func (d *denials) unmatched(ctx context.Context, process attest.Process, measure func(context.Context) (attest.Process, error)) {
 	// An executable that is known by now is no other process.
-	key := attest.Process{UID: process.UID, Path: process.Path}
+	key := attest.Process{UID: process.UID, Socket: process.Socket, Path: process.Path}
 	suppressed, ok := d.admit(strings.Join(key.Selectors(), "\n"))
 	if !ok {
 		return
@@ -50,7 +50,7 @@ func (d *denials) unmatched(ctx context.Context, process attest.Process, measure
 	if err == nil {
 		process = measured
 	}
-	attrs := []any{"pid", process.PID, "selectors", strings.Join(process.Selectors(), " "), "missing_entry", missingEntry(process)}
+	attrs := append(whence(process), "selectors", strings.Join(process.Selectors(), " "), "missing_entry", missingEntry(process))
 	if err != nil {
 		attrs = append(attrs, "no_sha256_because", err)
 	}
@@ -88,11 +88,22 @@ func (d *denials) admit(key string) (suppressed int, ok bool) {
 // missingEntry is an entry as it would stand in the registration file, on one line. In YAML's single quotes a single quote is
 // written twice, and nothing else needs care.
 func missingEntry(process attest.Process) string {
+	if process.Socket != "" { // which is a SPIFFE ID's segment and needs no quotes
+		return fmt.Sprintf("- {spiffe_id: /%s, selectors: ['socket:%s']}", process.Socket, process.Socket)
+	}
 	var selectors []string
 	for _, selector := range process.Selectors() {
 		selectors = append(selectors, "'"+strings.ReplaceAll(selector, "'", "''")+"'")
 	}
 	return fmt.Sprintf("- {spiffe_id: /%s, selectors: [%s]}", suggestName(process.Path), strings.Join(selectors, ", "))
+}
+
+// whence says in the log where a process is found: by its PID, or by the socket that it came over, where a PID tells nothing.
+func whence(process attest.Process) []any {
+	if process.Socket != "" {
+		return []any{"socket", process.Socket, "uid", process.UID}
+	}
+	return []any{"pid", process.PID}
 }
 
 // suggestName makes a path segment of a SPIFFE ID (SPIFFE-ID §2.2) of the executable's name.

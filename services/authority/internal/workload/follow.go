@@ -49,7 +49,7 @@ func (s *Server) entitled(ctx context.Context) (attest.Process, []*registration.
 	if len(entries) == 0 {
 		s.metrics.denied.Inc()
 		s.denials.unmatched(ctx, process, caller.Measured)
-		return attest.Process{}, nil, fmt.Errorf("%w: process %d matches none", errNoIdentity, process.PID)
+		return attest.Process{}, nil, fmt.Errorf("%w: the caller matches none: %v", errNoIdentity, process.Selectors())
 	}
 	return process, entries, nil
 }

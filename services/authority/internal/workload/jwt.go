@@ -35,7 +35,8 @@ func (s *Server) FetchJWTSVID(ctx context.Context, req *workloadv1.JWTSVIDReques
 			return nil, err
 		}
 		s.metrics.jwtIssued.Inc()
-		s.log.InfoContext(ctx, "issued a JWT-SVID", "spiffe_id", entry.ID.String(), "audience", req.GetAudience(), "pid", process.PID)
+		attrs := []any{"spiffe_id", entry.ID.String(), "audience", req.GetAudience()}
+		s.log.InfoContext(ctx, "issued a JWT-SVID", append(attrs, whence(process)...)...)
 		response.Svids = append(response.Svids, &workloadv1.JWTSVID{SpiffeId: entry.ID.String(), Svid: token, Hint: entry.Hint})
 	}
 	return response, nil

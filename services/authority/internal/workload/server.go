@@ -1,5 +1,6 @@
 // Package workload is the SPIFFE Workload API: who calls is attested, matched against the registration entries, and given the
-// SVIDs and bundles that fall to it, at once and again whenever they change.
+// SVIDs and bundles that fall to it, at once and again whenever they change. One Server answers on every socket of an authority; which one a
+// caller came over is a part of who it is (see package attest).
 package workload
 
 import (
@@ -98,7 +99,7 @@ func (s *Server) serverOptions() []grpc.ServerOption {
 	}
 }
 
-// Serve answers callers on l until Stop, and returns nil then.
+// Serve answers callers on l until Stop, and returns nil then. It may be called for several listeners.
 func (s *Server) Serve(l net.Listener) error {
 	err := s.grpc.Serve(l)
 	if errors.Is(err, grpc.ErrServerStopped) {

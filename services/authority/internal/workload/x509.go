@@ -36,8 +36,12 @@ func (s *Server) issue(process attest.Process, entries []*registration.Entry) (*
 	}
 	s.metrics.x509Issued.Add(float64(len(issue.SVIDs)))
 	for _, svid := range issue.SVIDs {
-		s.log.Info("issued an X.509-SVID", "spiffe_id", svid.ID.String(), "serial", svid.Serial, "not_after", svid.NotAfter,
-			"pid", process.PID, "path", process.Path)
+		attrs := []any{"spiffe_id", svid.ID.String(), "serial", svid.Serial, "not_after", svid.NotAfter}
+		attrs = append(attrs, whence(process)...)
+		if process.Path != "" {
+			attrs = append(attrs, "path", process.Path)
+		}
+		s.log.Info("issued an X.509-SVID", attrs...)
 	}
 	return issue, nil
 }

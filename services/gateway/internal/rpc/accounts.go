@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 
+	"github.com/countersign-mesh/countersign/pkg/userauth"
 	accountsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/accounts/v1"
 	ledgerv1 "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
 	mobilev1 "github.com/countersign-mesh/countersign/proto/gen/bank/mobile/v1"
@@ -17,12 +18,17 @@ const balancesAtOnce = 8
 
 // OpenAccount implements MobileBankService.
 func (s *Server) OpenAccount(ctx context.Context, req *mobilev1.OpenAccountRequest) (*mobilev1.OpenAccountResponse, error) {
-	who, err := customerOf(ctx, req)
+	who, err := customerOf(ctx, scopeOpen)
 	if err != nil {
 		return nil, err
 	}
-	response, err := s.accounts.OpenAccount(ctx, &accountsv1.OpenAccountRequest{
-		RequestId:    requestKey(who, req.GetRequestId()),
+	key := requestKey(who, req.GetRequestId())
+	acting, err := s.acting(ctx, scopeOpen, map[string]string{"request_id": key, "currency": req.GetCurrencyCode()})
+	if err != nil {
+		return nil, err
+	}
+	response, err := s.accounts.OpenAccount(acting, &accountsv1.OpenAccountRequest{
+		RequestId:    key,
 		CustomerId:   string(who),
 		DisplayName:  req.GetDisplayName(),
 		CurrencyCode: req.GetCurrencyCode(),
@@ -30,7 +36,7 @@ func (s *Server) OpenAccount(ctx context.Context, req *mobilev1.OpenAccountReque
 	if err != nil {
 		return nil, s.behind(ctx, err, codes.AlreadyExists, codes.InvalidArgument)
 	}
-	account, err := s.withBalance(ctx, response.GetAccount())
+	account, err := s.changed(ctx, response.GetAccount())
 	if err != nil {
 		return nil, err
 	}
@@ -39,7 +45,11 @@ func (s *Server) OpenAccount(ctx context.Context, req *mobilev1.OpenAccountReque
 
 // ListAccounts implements MobileBankService.
 func (s *Server) ListAccounts(ctx context.Context, req *mobilev1.ListAccountsRequest) (*mobilev1.ListAccountsResponse, error) {
-	who, err := customerOf(ctx, req)
+	who, err := customerOf(ctx, scopeRead)
+	if err != nil {
+		return nil, err
+	}
+	ctx, err = s.acting(ctx, scopeRead, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -71,19 +81,23 @@ func (s *Server) ListAccounts(ctx context.Context, req *mobilev1.ListAccountsReq
 
 // CloseAccount implements MobileBankService.
 func (s *Server) CloseAccount(ctx context.Context, req *mobilev1.CloseAccountRequest) (*mobilev1.CloseAccountResponse, error) {
-	who, err := customerOf(ctx, req)
+	who, err := customerOf(ctx, scopeClose)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.own(ctx, who, req.GetAccountId()); err != nil {
+	acting, err := s.acting(ctx, scopeClose, map[string]string{"account_id": req.GetAccountId()})
+	if err != nil {
 		return nil, err
 	}
-	response, err := s.accounts.CloseAccount(ctx, &accountsv1.CloseAccountRequest{AccountId: req.GetAccountId()})
+	if _, err := s.own(acting, who, req.GetAccountId()); err != nil {
+		return nil, err
+	}
+	response, err := s.accounts.CloseAccount(acting, &accountsv1.CloseAccountRequest{AccountId: req.GetAccountId()})
 	if err != nil {
 		return nil, s.behind(ctx, err, codes.FailedPrecondition, codes.Aborted)
 	}
 	// Zero when it was closed; asked for all the same, because a payment that was under way may still have come in.
-	account, err := s.withBalance(ctx, response.GetAccount())
+	account, err := s.changed(ctx, response.GetAccount())
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +106,11 @@ func (s *Server) CloseAccount(ctx context.Context, req *mobilev1.CloseAccountReq
 
 // GetStatement implements MobileBankService.
 func (s *Server) GetStatement(ctx context.Context, req *mobilev1.GetStatementRequest) (*mobilev1.GetStatementResponse, error) {
-	who, err := customerOf(ctx, req)
+	who, err := customerOf(ctx, scopeRead)
+	if err != nil {
+		return nil, err
+	}
+	ctx, err = s.acting(ctx, scopeRead, map[string]string{"account_id": req.GetAccountId()})
 	if err != nil {
 		return nil, err
 	}
@@ -120,8 +138,20 @@ func (s *Server) GetStatement(ctx context.Context, req *mobilev1.GetStatementReq
 	return response, nil
 }
 
-// withBalance returns an account as its customer sees it.
+// changed returns an account that the call has opened or closed, with its balance if the customer's token is good for reading, too.
+func (s *Server) changed(ctx context.Context, account *accountsv1.Account) (*mobilev1.Account, error) {
+	if who, ok := userauth.FromContext(ctx); !ok || !who.HasScope(scopeRead) {
+		return seen(account, nil), nil
+	}
+	return s.withBalance(ctx, account)
+}
+
+// withBalance returns an account as its customer sees it. The token that shows the balance is for this one account.
 func (s *Server) withBalance(ctx context.Context, account *accountsv1.Account) (*mobilev1.Account, error) {
+	ctx, err := s.acting(ctx, scopeRead, map[string]string{"account_id": account.GetAccountId()})
+	if err != nil {
+		return nil, err
+	}
 	response, err := s.ledger.GetBalance(ctx, &ledgerv1.GetBalanceRequest{AccountId: account.GetAccountId()})
 	if err != nil {
 		return nil, s.behind(ctx, err)
@@ -133,6 +163,11 @@ func (s *Server) withBalance(ctx context.Context, account *accountsv1.Account) (
 			balance = b
 		}
 	}
+	return seen(account, balance), nil
+}
+
+// seen is an account as its customer sees it.
+func seen(account *accountsv1.Account, balance *moneyv1.Money) *mobilev1.Account {
 	frozen := account.GetStatus() == accountsv1.AccountStatus_ACCOUNT_STATUS_FROZEN
 	return &mobilev1.Account{
 		AccountId:   account.GetAccountId(),
@@ -142,5 +177,5 @@ func (s *Server) withBalance(ctx context.Context, account *accountsv1.Account) (
 		Closed:   !frozen && account.GetStatus() != accountsv1.AccountStatus_ACCOUNT_STATUS_OPEN,
 		Frozen:   frozen,
 		OpenTime: account.GetOpenTime(),
-	}, nil
+	}
 }

@@ -2,6 +2,7 @@ package rpc_test
 
 import (
 	"context"
+	"crypto/tls"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -12,17 +13,22 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/countersign-mesh/countersign/pkg/mesh"
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
+	"github.com/countersign-mesh/countersign/pkg/userauth"
+	"github.com/countersign-mesh/countersign/pkg/userauth/txntoken"
+	"github.com/countersign-mesh/countersign/pkg/userauth/txntoken/txntokentest"
 	accountsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/accounts/v1"
 	ledgerv1 "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
 	mobilev1 "github.com/countersign-mesh/countersign/proto/gen/bank/mobile/v1"
 	moneyv1 "github.com/countersign-mesh/countersign/proto/gen/bank/money/v1"
 	paymentsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/payments/v1"
+	"github.com/countersign-mesh/countersign/services/gateway/internal/rest"
 	"github.com/countersign-mesh/countersign/services/gateway/internal/rpc"
 )
 
@@ -150,24 +156,69 @@ func (b *behind) ListEntries(_ context.Context, req *ledgerv1.ListEntriesRequest
 	return b.entries, b.enter("ListEntries", req)
 }
 
-// newBank serves a gateway and what is behind it, each under its own identity and the bank's policy, and returns what is behind and
-// the mobile app's client.
+// newBank serves what is behind the gateway, each service under its own identity and the bank's policy, and returns it and a client of the gateway's methods: within
+// this process, by the way that requests over REST go. Whom a call is made for, its context says (see as).
 func newBank(t *testing.T) (*behind, mobilev1.MobileBankServiceClient) {
 	t.Helper()
 	m := meshtest.Open(t, "bank.test", filepath.Join("..", "..", "..", "..", "deploy", "policy", "bank.yaml"))
 	b := &behind{errs: map[string][]error{}, balances: map[string][]*moneyv1.Money{}, entries: &ledgerv1.ListEntriesResponse{}}
 	b.accounts = []*accountsv1.Account{account(aliceAccount, "alice"), account(bobAccount, "bob")}
 	b.payment = &paymentsv1.Payment{PayerAccountId: aliceAccount, PayeeAccountId: bobAccount}
-	dial := func(path string, register func(grpc.ServiceRegistrar)) *grpc.ClientConn {
-		return m.Dial(t, "/gateway", path, m.Serve(t, path, register), mesh.WithServiceConfig(rpc.ServiceConfig))
+	login := txntokentest.New(t, "bank.test")
+	dial := func(path, service string, register func(grpc.ServiceRegistrar)) *grpc.ClientConn {
+		addr := m.Serve(t, path, register, mesh.WithUsers(login.Verifier()))
+		return m.Dial(t, "/gateway", path, addr, mesh.WithServiceConfig(rpc.ServiceConfig), mesh.WithTransactionTokens(service))
 	}
-	server := rpc.New(
-		dial("/accounts", func(r grpc.ServiceRegistrar) { accountsv1.RegisterAccountServiceServer(r, b) }),
-		dial("/payments", func(r grpc.ServiceRegistrar) { paymentsv1.RegisterPaymentServiceServer(r, b) }),
-		dial("/ledger", func(r grpc.ServiceRegistrar) { ledgerv1.RegisterLedgerServiceServer(r, b) }),
-		slog.New(slog.DiscardHandler))
-	addr := m.Serve(t, "/gateway", func(r grpc.ServiceRegistrar) { mobilev1.RegisterMobileBankServiceServer(r, server) })
-	return b, mobilev1.NewMobileBankServiceClient(m.Dial(t, "/mobile", "/gateway", addr))
+	bank := rpc.New(rpc.Behind{
+		Accounts: dial("/accounts", "bank.accounts.v1.AccountService", func(r grpc.ServiceRegistrar) { accountsv1.RegisterAccountServiceServer(r, b) }),
+		Payments: dial("/payments", "bank.payments.v1.PaymentService", func(r grpc.ServiceRegistrar) { paymentsv1.RegisterPaymentServiceServer(r, b) }),
+		Ledger:   dial("/ledger", "bank.ledger.v1.LedgerService", func(r grpc.ServiceRegistrar) { ledgerv1.RegisterLedgerServiceServer(r, b) }),
+	}, tokens{t, login}, stepUpFrom, slog.New(slog.DiscardHandler))
+	var mobile mobilev1.MobileBankServiceClient
+	m.Serve(t, "/gateway", func(r grpc.ServiceRegistrar) {
+		server, ok := r.(*mesh.Server)
+		if !ok {
+			t.Fatalf("it is a %T", r)
+		}
+		letIn := mesh.Interceptors{
+			Unary: func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+				return next(ctx, req)
+			},
+			Stream: func(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+				return next(srv, ss)
+			},
+		}
+		edge := server.NewEdge(credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS13}), letIn, func(context.Context) string { return "" })
+		mobile = mobilev1.NewMobileBankServiceClient(rest.Within(edge, letIn, bank))
+	})
+	return b, mobile
+}
+
+const stepUpFrom = 1000
+
+// as returns a context of a call that is made for a customer with all scopes.
+func as(ctx context.Context, customer string) context.Context {
+	return with(ctx, customer, "urn:bank:acr:1", "accounts.read", "accounts.open", "accounts.close", "transfer")
+}
+
+func with(ctx context.Context, customer, acr string, scopes ...string) context.Context {
+	return userauth.NewContext(ctx, &userauth.Principal{Subject: customer, TokenID: "token-of-" + customer, ACR: acr, Scopes: scopes})
+}
+
+// tokens issues transaction tokens as login does.
+type tokens struct {
+	t     *testing.T
+	login *txntokentest.Issuer
+}
+
+func (s tokens) Acting(ctx context.Context, scope string, content map[string]string) (context.Context, error) {
+	who, ok := userauth.FromContext(ctx)
+	if !ok || !who.HasScope(scope) {
+		s.t.Errorf("a token of the scope %s is asked for without", scope)
+	}
+	return s.login.Context(s.t, ctx, txntoken.Token{
+		ID: "txn-00000001", Subject: who.Subject, Scope: scope, Requesters: []string{"spiffe://bank.test/gateway"}, Context: content,
+	}), nil
 }
 
 func account(id, customer string) *accountsv1.Account {
@@ -179,9 +230,9 @@ func account(id, customer string) *accountsv1.Account {
 
 func eur(cents int64) *moneyv1.Money { return &moneyv1.Money{CurrencyCode: "EUR", MinorUnits: cents} }
 
-func transferRequest(customer, request, payer, payee string) *mobilev1.TransferRequest {
+func transferRequest(request, payer, payee string) *mobilev1.TransferRequest {
 	return &mobilev1.TransferRequest{
-		CustomerId: customer, RequestId: request, PayerAccountId: payer, PayeeAccountId: payee, Amount: eur(100), Reference: "rent",
+		RequestId: request, PayerAccountId: payer, PayeeAccountId: payee, Amount: eur(100), Reference: "rent",
 	}
 }
 
@@ -189,21 +240,21 @@ func transferRequest(customer, request, payer, payee string) *mobilev1.TransferR
 func methods(ctx context.Context, mobile mobilev1.MobileBankServiceClient) map[string]func(customer, accountID string) error {
 	return map[string]func(customer, accountID string) error{
 		"CloseAccount": func(customer, accountID string) error {
-			_, err := mobile.CloseAccount(ctx, &mobilev1.CloseAccountRequest{CustomerId: customer, AccountId: accountID})
+			_, err := mobile.CloseAccount(as(ctx, customer), &mobilev1.CloseAccountRequest{AccountId: accountID})
 			return err
 		},
 		"Transfer": func(customer, accountID string) error {
-			_, err := mobile.Transfer(ctx, transferRequest(customer, "request-1", accountID, "acc-ffffffffffffffffffffffffff"))
+			_, err := mobile.Transfer(as(ctx, customer), transferRequest("request-1", accountID, "acc-ffffffffffffffffffffffffff"))
 			return err
 		},
 		"GetStatement": func(customer, accountID string) error {
-			_, err := mobile.GetStatement(ctx, &mobilev1.GetStatementRequest{CustomerId: customer, AccountId: accountID})
+			_, err := mobile.GetStatement(as(ctx, customer), &mobilev1.GetStatementRequest{AccountId: accountID})
 			return err
 		},
 		"WatchActivity": func(customer, accountID string) error {
 			ctx, leave := context.WithCancel(ctx)
 			defer leave()
-			stream, err := mobile.WatchActivity(ctx, &mobilev1.WatchActivityRequest{CustomerId: customer, AccountId: accountID})
+			stream, err := mobile.WatchActivity(as(ctx, customer), &mobilev1.WatchActivityRequest{AccountId: accountID})
 			if err != nil {
 				return err
 			}

@@ -4,18 +4,34 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strconv"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/countersign-mesh/countersign/pkg/userauth"
 	mobilev1 "github.com/countersign-mesh/countersign/proto/gen/bank/mobile/v1"
 	paymentsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/payments/v1"
 )
 
 // Transfer implements MobileBankService.
 func (s *Server) Transfer(ctx context.Context, req *mobilev1.TransferRequest) (*mobilev1.TransferResponse, error) {
-	who, err := customerOf(ctx, req)
+	who, err := customerOf(ctx, scopeTransfer)
+	if err != nil {
+		return nil, err
+	}
+	if req.GetAmount().GetMinorUnits() >= s.stepUpFrom {
+		if err := userauth.RequireACR(ctx, stepUpACR); err != nil {
+			return nil, err
+		}
+	}
+	key := requestKey(who, req.GetRequestId())
+	id := paymentID(key)
+	ctx, err = s.acting(ctx, scopeTransfer, map[string]string{
+		"payment_id": id, "request_id": key, "payer": req.GetPayerAccountId(), "payee": req.GetPayeeAccountId(),
+		"amount": strconv.FormatInt(req.GetAmount().GetMinorUnits(), 10), "currency": req.GetAmount().GetCurrencyCode(),
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -24,7 +40,8 @@ func (s *Server) Transfer(ctx context.Context, req *mobilev1.TransferRequest) (*
 		return nil, err
 	}
 	response, err := s.payments.CreatePayment(ctx, &paymentsv1.CreatePaymentRequest{
-		RequestId:      requestKey(who, req.GetRequestId()),
+		PaymentId:      id,
+		RequestId:      key,
 		PayerAccountId: payer.GetAccountId(),
 		PayeeAccountId: req.GetPayeeAccountId(),
 		Amount:         req.GetAmount(),
@@ -40,7 +57,11 @@ func (s *Server) Transfer(ctx context.Context, req *mobilev1.TransferRequest) (*
 func (s *Server) WatchActivity(req *mobilev1.WatchActivityRequest, stream grpc.ServerStreamingServer[mobilev1.WatchActivityResponse]) error {
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel() // ends the watch behind
-	who, err := customerOf(ctx, req)
+	who, err := customerOf(ctx, scopeRead)
+	if err != nil {
+		return err
+	}
+	ctx, err = s.acting(ctx, scopeRead, nil)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package faults_test
 import (
 	"context"
 	"log/slog"
+	"strconv"
 	"testing"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -10,7 +11,10 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/countersign-mesh/countersign/pkg/mesh"
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
+	"github.com/countersign-mesh/countersign/pkg/userauth/txntoken"
+	"github.com/countersign-mesh/countersign/pkg/userauth/txntoken/txntokentest"
 	ledgerv1 "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
 	moneyv1 "github.com/countersign-mesh/countersign/proto/gen/bank/money/v1"
 	"github.com/countersign-mesh/countersign/services/ledger/internal/ledger"
@@ -26,12 +30,14 @@ func direct(s *store.Store) caller {
 // served calls the books as their callers do: over mutual TLS, under the bank's own policy.
 func served(t *testing.T, s *store.Store) caller {
 	t.Helper()
-	mesh := meshtest.Open(t, "bank.test", "../../../../deploy/policy/bank.yaml")
-	addr := mesh.Serve(t, "/ledger", func(r grpc.ServiceRegistrar) {
+	bank := meshtest.Open(t, "bank.test", "../../../../deploy/policy/bank.yaml")
+	login := txntokentest.New(t, "bank.test")
+	addr := bank.Serve(t, "/ledger", func(r grpc.ServiceRegistrar) {
 		ledgerv1.RegisterLedgerServiceServer(r, rpc.New(s, slog.New(slog.DiscardHandler)))
-	})
+	}, mesh.WithUsers(login.Verifier()))
 	as := func(workload string) ledgerv1.LedgerServiceClient {
-		return ledgerv1.NewLedgerServiceClient(mesh.Dial(t, workload, "/ledger", addr))
+		conn := bank.Dial(t, workload, "/ledger", addr, mesh.WithTransactionTokens("bank.ledger.v1.LedgerService"))
+		return ledgerv1.NewLedgerServiceClient(login.Conn(t, conn, asked))
 	}
 	payments, operator := as("/payments"), as("/operator")
 	return func(ctx context.Context, o op) (answer, error) {
@@ -57,6 +63,19 @@ func served(t *testing.T, s *store.Store) caller {
 			return answer{Code: failed, Text: "no test needs it"}, nil
 		}
 	}
+}
+
+// asked is what a customer's token says who asks for what the request posts.
+func asked(_ string, request any) *txntoken.Token {
+	post, ok := request.(*ledgerv1.PostTransferRequest)
+	if !ok || len(post.GetPostings()) != 2 {
+		return nil
+	}
+	payer, payee := post.GetPostings()[0], post.GetPostings()[1]
+	return &txntoken.Token{ID: "txn-00000001", Subject: "alice", Scope: "transfer", Requesters: []string{"spiffe://bank.test/gateway"}, Context: map[string]string{
+		"payment_id": post.GetTransferId(), "payer": payer.GetAccountId(), "payee": payee.GetAccountId(),
+		"amount": strconv.FormatInt(payee.GetAmount().GetMinorUnits(), 10), "currency": payee.GetAmount().GetCurrencyCode(),
+	}}
 }
 
 // message is the operation on the wire.

@@ -18,7 +18,7 @@ import (
 
 func TestPostTransferRefuses(t *testing.T) {
 	t.Parallel()
-	s := newService(t)
+	s := newTrusting(t)
 	payments := s.as(t, "/payments")
 	post(t, payments, pay("deposit-1", cash, alice, 500))
 	before := s.entryCount(t)
@@ -131,7 +131,7 @@ func TestAFailureOfTheDatabaseStaysInside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := serviceOn(t, dsn)
+	s := trustingOn(t, dsn)
 	payments, operator := s.as(t, "/payments"), s.as(t, "/operator")
 	post(t, payments, pay("deposit-1", cash, alice, 5))
 	if err := server.Kill(); err != nil {

@@ -31,7 +31,7 @@ func capture(id, hold, from, to string, minor int64) *ledgerv1.CaptureHoldReques
 
 func TestAHoldIsMadeAndCaptured(t *testing.T) {
 	t.Parallel()
-	s := newService(t)
+	s := newTrusting(t)
 	payments, operator, gateway := s.as(t, "/payments"), s.as(t, "/operator"), s.as(t, "/gateway")
 	post(t, payments, pay("deposit-1", cash, alice, 500))
 	made := reserve(t, payments, "hold-0001", alice, 200)
@@ -97,7 +97,7 @@ func TestAHoldIsReleased(t *testing.T) {
 
 func TestHoldsAreRefused(t *testing.T) {
 	t.Parallel()
-	s := newService(t)
+	s := newTrusting(t)
 	payments := s.as(t, "/payments")
 	deposit := post(t, payments, pay("deposit-1", cash, alice, 500))
 	for _, id := range []string{"active-1", "captured-1", "released-1"} {

@@ -65,7 +65,7 @@ func (m *Machine) reserve(ctx context.Context, p payment.Payment) answer {
 		return answer{to: payment.Refused, reasons: payment.Because(payment.CodeInsufficientFunds)}
 	case errors.Is(err, payment.ErrHoldReleased):
 		return m.released(ctx, p)
-	case errors.Is(err, payment.ErrLedgerRejected):
+	case errors.Is(err, payment.ErrLedgerRejected), errors.Is(err, payment.ErrNoMandate):
 		return m.rejected(ctx, p, err)
 	default:
 		return answer{stop: fmt.Errorf("reserve: %w", err)}
@@ -100,7 +100,8 @@ func (m *Machine) captured(ctx context.Context, p payment.Payment) answer {
 		return answer{to: payment.Releasing, reasons: payment.Because(payment.CodeBalanceOutOfRange)}
 	case errors.Is(err, payment.ErrHoldReleased):
 		return m.released(ctx, p)
-	case errors.Is(err, payment.ErrHoldCaptured), errors.Is(err, payment.ErrNoHold), errors.Is(err, payment.ErrLedgerRejected):
+	case errors.Is(err, payment.ErrHoldCaptured), errors.Is(err, payment.ErrNoHold), errors.Is(err, payment.ErrLedgerRejected),
+		errors.Is(err, payment.ErrNoMandate):
 		return m.rejected(ctx, p, err)
 	default:
 		return unanswered(p, fmt.Errorf("capture: %w", err))
@@ -120,7 +121,7 @@ func (m *Machine) release(ctx context.Context, p payment.Payment) answer {
 	switch err := m.neighbours.Ledger.Capture(ctx, p); {
 	case err == nil:
 		return answer{to: payment.Posted}
-	case errors.Is(err, payment.ErrHoldCaptured), errors.Is(err, payment.ErrLedgerRejected):
+	case errors.Is(err, payment.ErrHoldCaptured), errors.Is(err, payment.ErrLedgerRejected), errors.Is(err, payment.ErrNoMandate):
 		return m.rejected(ctx, p, err)
 	default:
 		return answer{stop: fmt.Errorf("release: who has captured it: %w", err)}
@@ -136,24 +137,34 @@ func (m *Machine) post(ctx context.Context, p payment.Payment) answer {
 		return answer{to: payment.Refused, reasons: payment.Because(payment.CodeInsufficientFunds)}
 	case errors.Is(err, payment.ErrBalanceOutOfRange):
 		return answer{to: payment.Refused, reasons: payment.Because(payment.CodeBalanceOutOfRange)}
-	case errors.Is(err, payment.ErrLedgerRejected):
+	case errors.Is(err, payment.ErrLedgerRejected), errors.Is(err, payment.ErrNoMandate):
 		return m.rejected(ctx, p, err)
 	default:
 		return unanswered(p, fmt.Errorf("post: %w", err))
 	}
 }
 
-// unanswered is for a payment that may be in the books.
+// unanswered is for a payment that may be in the books, unless the ledger was not even asked.
 func unanswered(p payment.Payment, err error) answer {
-	if p.State == payment.Unknown {
+	if p.State == payment.Unknown || errors.Is(err, payment.ErrNotAsked) {
 		return answer{stop: err}
 	}
 	return answer{to: payment.Unknown, stop: err}
 }
 
-// rejected is for a mistake in this service, or somebody at the books: not the customer's doing, and nothing that becomes right by itself.
+// rejected is for a mistake in this service, somebody at the books, or an order that nothing proves any more: not the customer's doing, and nothing that
+// becomes right by itself.
 func (m *Machine) rejected(ctx context.Context, p payment.Payment, err error) answer {
-	m.log.ErrorContext(ctx, "the ledger rejects a payment; it waits until a person has looked", "payment_id", p.ID, "error", err)
+	about := []any{"payment_id", p.ID, "state", p.State.String(), "error", err}
+	switch {
+	case !errors.Is(err, payment.ErrNoMandate):
+		m.log.ErrorContext(ctx, "the ledger rejects a payment; it waits until a person has looked", about...)
+	case p.State == payment.Unknown, p.State == payment.Releasing:
+		m.log.ErrorContext(ctx, "nothing proves to the ledger that a customer asked for a payment that may be in the books; it stays as it is", about...)
+		return answer{stop: err} // whatever a person decided could be wrong: the ledger was not asked
+	default:
+		m.log.ErrorContext(ctx, "nothing proves to the ledger that a customer asked for a payment; it waits until a person has looked", about...)
+	}
 	return answer{to: payment.InReview, reasons: payment.Because(payment.CodeLedgerRejected)}
 }
 

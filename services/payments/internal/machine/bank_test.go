@@ -259,6 +259,7 @@ func transfer(request string, cents int64) payment.Order {
 	return payment.Order{
 		Caller: "spiffe://bank.test/gateway", RequestID: request, Kind: payment.Transfer,
 		PayerAccountID: "acc-alice", PayeeAccountID: "acc-bob", Amount: payment.Amount{CurrencyCode: "EUR", MinorUnits: cents},
+		Mandate: payment.Mandate{CustomerID: "alice", PaymentID: "pay-" + request, Transaction: "txn-" + request},
 	}
 }
 

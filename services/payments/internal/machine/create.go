@@ -16,6 +16,9 @@ func (m *Machine) Create(ctx context.Context, order payment.Order) (payment.Paym
 	if errors.Is(err, payment.ErrNotFound) {
 		p, err = m.begin(ctx, order)
 	}
+	if err == nil && order.Kind == payment.Transfer && p.PayerCustomerID != order.Mandate.CustomerID {
+		err = notTheirs() // though the content is the same
+	}
 	if err != nil {
 		return payment.Payment{}, err
 	}
@@ -50,7 +53,10 @@ func (m *Machine) begin(ctx context.Context, order payment.Order) (payment.Payme
 		if err != nil {
 			return payment.Payment{}, err
 		}
-		p.PayerCustomerID = payer.CustomerID
+		if payer.CustomerID != order.Mandate.CustomerID {
+			return payment.Payment{}, notTheirs()
+		}
+		p.PayerCustomerID, p.ID = payer.CustomerID, order.Mandate.PaymentID
 	}
 	if _, err := m.participant(ctx, "paid", order.PayeeAccountID, order.Amount); err != nil {
 		return payment.Payment{}, err
@@ -64,6 +70,9 @@ func (m *Machine) begin(ctx context.Context, order payment.Order) (payment.Payme
 	m.news.Changed(stored.Accounts()...)
 	return stored, nil
 }
+
+// notTheirs is for an account of somebody else's than who asks. To them it is like none.
+func notTheirs() error { return &payment.AccountError{Side: "paying", Err: payment.ErrNoAccount} }
 
 // participant returns an account that may take part. The error is a *payment.AccountError when it may not, and another one when that is not
 // known.

@@ -19,33 +19,40 @@
 //	                    the reason is    hold                                in review, with risk's reasons
 //	                    RISK_UNAVAILABLE none, or no verdict known here      …
 //	in review           a person         approve                             assessed
-//	                                     refuse                              refused; releasing if there was a hold
+//	                                     refuse                              refused; releasing if there was a hold, or may be (LEDGER_REJECTED)
 //	assessed (transfer) ledger: Reserve  set aside, or its own capture       held
 //	                                     INSUFFICIENT_FUNDS                  refused; see below
 //	                                     released                            refused (LEDGER_REJECTED)
-//	                                     rejected                            in review (LEDGER_REJECTED)
-//	                                     none                                …; nothing has moved
+//	                                     rejected, or without a mandate      in review (LEDGER_REJECTED)
+//	                                     none, or not asked                  …; nothing has moved
 //	held                accounts         frozen, closed or gone              releasing (ACCOUNT_FROZEN, ACCOUNT_CLOSED)
 //	                                     none                                …
 //	                    then             it is done                          posted
 //	                    ledger: Capture  none                                unknown
+//	                                     not asked                           …
 //	                                     INSUFFICIENT_FUNDS                  releasing
 //	                                     BALANCE_OUT_OF_RANGE                releasing
 //	                                     HOLD_RELEASED                       refused (LEDGER_REJECTED)
-//	                                     HOLD_CAPTURED, no hold, rejected    in review (LEDGER_REJECTED)
-//	unknown             accounts, then   none                                …
+//	                                     HOLD_CAPTURED, no hold, rejected,   in review (LEDGER_REJECTED)
+//	                                     or without a mandate
+//	unknown             accounts, then   none, not asked, without a mandate  …
 //	                    ledger: Capture  others                              as in held; if it is posted, releasing finds it so
 //	releasing           ledger: Release  released, no hold                   refused, for the reasons that it has
 //	                                     HOLD_CAPTURED                       by its own capture, as Capture tells: posted; else in review
-//	                                     none                                …
+//	                                     none, or without a mandate          …
 //	created, assessed   ledger: Post     it is done                          posted
 //	(deposit)                            INSUFFICIENT_FUNDS                  refused
 //	                                     BALANCE_OUT_OF_RANGE                refused
 //	                                     rejected                            in review (LEDGER_REJECTED)
 //	                                     none                                unknown
-//	unknown, no hold    ledger: Post     none                                …
+//	unknown, no hold    ledger: Post     none, or without a mandate          …
 //	                                     others                              as in created
 //	posted, refused                                                          final
+//
+// The ledger moves a customer's money only on a transaction token, which says that the customer asked for this very payment and lives for minutes. The one
+// that came with the order is used while it lives, and renewed for who goes on later. While nobody can be asked for that, the ledger is not asked. A
+// payment without a mandate, which an older version of the service has left behind or which the authorization server does not know, has none to renew: a person
+// has to look, unless it may be in the books already, where what a person decides could be wrong; it then stays as it is, and the log says so each time. That the ledger denies a call is no answer about the books, since its policy, its keys and its clock decide on that: it is asked again, with a new token.
 //
 // No hold but unknown are deposits, and transfers that an older version of the service has left behind.
 //

@@ -73,7 +73,8 @@ type Risk interface {
 }
 
 // Ledger posts payments, each once: asked again, it answers as things then are. Its definite answers are nil and the errors that each method
-// names; any other error leaves open what it did.
+// names; any other error leaves open what it did. Of a customer's money it is asked to move it only with the customer's transaction token. The error is
+// payment.ErrNotAsked while there is none to be had, and payment.ErrNoMandate when there will be none.
 type Ledger interface {
 	// Reserve sets a transfer's money aside. It returns nil also when its own capture has taken it, and payment.ErrInsufficientFunds,
 	// ErrHoldReleased or ErrLedgerRejected.

@@ -48,6 +48,8 @@ func cells() map[string]cell {
 		"assessed: released before":    {toAssessed, "", nil, 0, "released", to(payment.Refused), rejected, false},
 		"assessed: too little":         {toAssessed, beforeReserve, payment.ErrInsufficientFunds, 0, "", to(payment.Refused), "INSUFFICIENT_FUNDS", false},
 		"assessed: rejected":           {toAssessed, beforeReserve, payment.ErrLedgerRejected, 0, "", to(payment.InReview), rejected, false},
+		"assessed: without a mandate":  {toAssessed, beforeReserve, payment.ErrNoMandate, 0, "", to(payment.InReview), rejected, false},
+		"assessed: not asked":          {toAssessed, beforeReserve, payment.ErrNotAsked, 0, "", away, "", true},
 		"assessed: no answer":          {toAssessed, beforeReserve, none, 0, "", away, "", true},
 		"assessed: the answer is lost": {toAssessed, afterReserve, none, 0, "", away, "", true},
 
@@ -64,6 +66,8 @@ func cells() map[string]cell {
 		"held: captured by another": {toHeld, "", nil, 0, "captured by another", to(payment.InReview), rejected, false},
 		"held: no hold":             {toHeld, "", nil, 0, "", to(payment.InReview), rejected, false},
 		"held: rejected":            {toHeld, beforeLedger, payment.ErrLedgerRejected, 0, "held", to(payment.InReview), rejected, false},
+		"held: without a mandate":   {toHeld, beforeLedger, payment.ErrNoMandate, 0, "held", to(payment.InReview), rejected, false},
+		"held: not asked":           {toHeld, beforeLedger, payment.ErrNotAsked, 0, "held", away, "", true},
 		"held: no answer":           {toHeld, beforeLedger, none, 0, "held", to(payment.Unknown), "", true},
 		"held: the answer is lost":  {toHeld, afterLedger, none, 0, "held", to(payment.Unknown), "", true},
 
@@ -80,6 +84,8 @@ func cells() map[string]cell {
 		"unknown: captured by another": {toUnknown, "", nil, 0, "captured by another", to(payment.InReview), rejected, false},
 		"unknown: no hold":             {toUnknown, "", nil, 0, "", to(payment.InReview), rejected, false},
 		"unknown: rejected":            {toUnknown, beforeLedger, payment.ErrLedgerRejected, 0, "held", to(payment.InReview), rejected, false},
+		"unknown: without a mandate":   {toUnknown, beforeLedger, payment.ErrNoMandate, 0, "captured", away, "", true},
+		"unknown: not asked":           {toUnknown, beforeLedger, payment.ErrNotAsked, 0, "captured", away, "", true},
 		"unknown: no answer":           {toUnknown, beforeLedger, none, 0, "held", away, "", true},
 
 		"releasing: released":              {toReleasing, "", nil, 0, "held", to(payment.Refused), "REVIEW_REFUSED", false},
@@ -87,6 +93,8 @@ func cells() map[string]cell {
 		"releasing: no hold":               {toReleasing, "", nil, 0, "", to(payment.Refused), "REVIEW_REFUSED", false},
 		"releasing: captured":              {toReleasing, "", nil, 0, "captured", to(payment.Posted), "", false},
 		"releasing: captured by another":   {toReleasing, "", nil, 0, "captured by another", to(payment.InReview), rejected, false},
+		"releasing: captured, not asked":   {toReleasing, beforeLedger, payment.ErrNotAsked, 0, "captured", away, "REVIEW_REFUSED", true},
+		"releasing: captured, no mandate":  {toReleasing, beforeLedger, payment.ErrNoMandate, 0, "captured", away, "REVIEW_REFUSED", true},
 		"releasing: captured, who is lost": {toReleasing, beforeLedger, none, 0, "captured", away, "REVIEW_REFUSED", true},
 		"releasing: no answer":             {toReleasing, beforeRelease, none, 0, "held", away, "REVIEW_REFUSED", true},
 		"releasing: the answer is lost":    {toReleasing, afterRelease, none, 0, "held", away, "REVIEW_REFUSED", true},
@@ -144,12 +152,47 @@ func testCell(t *testing.T, b *bank, c cell) {
 	}
 }
 
+// A payment whose order nothing proves any more may have a hold that nobody here knows of. Refused by a person, it gives it free.
+func TestWhatIsRefusedWithoutAMandateLeavesNoHold(t *testing.T) {
+	t.Parallel()
+	for name, given := range map[string]string{"the answer of its hold was lost": "held", "there was none": ""} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := openBank(t)
+			process := b.startFor(t)
+			p := stored(t, b, transfer("request-1", 100), []payment.State{payment.Assessed})
+			b.given(p, given)
+			b.fault = func(_ context.Context, at, _ string) error {
+				if at == beforeReserve {
+					return payment.ErrNoMandate
+				}
+				return nil
+			}
+			p, err := process.Create(t.Context(), p.Order)
+			if err != nil || p.State != payment.InReview {
+				t.Fatalf("%s (%v), want in review", p.State, err)
+			}
+			p, err = process.Review(t.Context(), p.ID, payment.Review{Version: p.Version, Decision: payment.Reject, By: "spiffe://bank.test/operator"})
+			if err != nil || p.State != payment.Refused {
+				t.Fatalf("%s (%v), want refused", p.State, err)
+			}
+			if h := b.hold(p.ID); h != nil && !h.released {
+				t.Error("its hold is left")
+			}
+		})
+	}
+}
+
 // stored stores a payment on its way to a state.
 func stored(t *testing.T, b *bank, o payment.Order, way []payment.State) payment.Payment {
 	t.Helper()
 	now := time.Now().UTC().Truncate(time.Microsecond)
+	id := o.Mandate.PaymentID
+	if id == "" {
+		id = payment.NewID()
+	}
 	p, err := b.observer.Create(t.Context(), payment.Payment{
-		Order: o, ID: payment.NewID(), PayerCustomerID: "alice", State: payment.Created, Version: 1, CreateTime: now, UpdateTime: now,
+		Order: o, ID: id, PayerCustomerID: "alice", State: payment.Created, Version: 1, CreateTime: now, UpdateTime: now,
 	})
 	b.store(p)
 	for _, state := range way {

@@ -16,19 +16,27 @@ import (
 // cashAccount is where the books keep what is in the vault.
 const cashAccount = "bank-cash"
 
+// LedgerService is the only service to which transaction tokens are sent on.
+const LedgerService = "bank.ledger.v1.LedgerService"
+
 // Ledger asks the ledger. A payment's ID is the ID of its hold and of its transfer: however often the ledger is asked, it knows that it is
 // the same one. It is safe for concurrent use.
 type Ledger struct {
 	client ledgerv1.LedgerServiceClient
+	tokens *Tokens
 }
 
-// NewLedger returns Ledger over a connection.
-func NewLedger(conn grpc.ClientConnInterface) *Ledger {
-	return &Ledger{client: ledgerv1.NewLedgerServiceClient(conn)}
+// NewLedger returns Ledger over a connection that sends the transaction token of a call's context. A customer's money moves with one of tokens.
+func NewLedger(conn grpc.ClientConnInterface, tokens *Tokens) *Ledger {
+	return &Ledger{client: ledgerv1.NewLedgerServiceClient(conn), tokens: tokens}
 }
 
 // Reserve sets a payment's money aside; see machine.Ledger.
 func (l *Ledger) Reserve(ctx context.Context, p payment.Payment) error {
+	ctx, err := l.tokens.with(ctx, p)
+	if err != nil {
+		return err
+	}
 	response, err := l.client.ReserveFunds(ctx, &ledgerv1.ReserveFundsRequest{
 		HoldId:    p.ID,
 		AccountId: p.PayerAccountID,
@@ -54,7 +62,11 @@ func (l *Ledger) Reserve(ctx context.Context, p payment.Payment) error {
 
 // Capture posts a payment out of its hold; see machine.Ledger.
 func (l *Ledger) Capture(ctx context.Context, p payment.Payment) error {
-	_, err := l.client.CaptureHold(ctx, &ledgerv1.CaptureHoldRequest{
+	ctx, err := l.tokens.with(ctx, p)
+	if err != nil {
+		return err
+	}
+	_, err = l.client.CaptureHold(ctx, &ledgerv1.CaptureHoldRequest{
 		HoldId:      p.ID,
 		TransferId:  p.ID,
 		Postings:    postings(p.PayerAccountID, p),
@@ -63,7 +75,7 @@ func (l *Ledger) Capture(ctx context.Context, p payment.Payment) error {
 	return explainLedger(err)
 }
 
-// Release makes what is set aside for a payment available again; see machine.Ledger.
+// Release makes what is set aside for a payment available again; see machine.Ledger. It gives back, and needs no token.
 func (l *Ledger) Release(ctx context.Context, paymentID string) error {
 	_, err := l.client.ReleaseHold(ctx, &ledgerv1.ReleaseHoldRequest{HoldId: paymentID})
 	return explainLedger(err)
@@ -71,9 +83,13 @@ func (l *Ledger) Release(ctx context.Context, paymentID string) error {
 
 // Post posts a payment that has no hold; see machine.Ledger.
 func (l *Ledger) Post(ctx context.Context, p payment.Payment) error {
-	from := p.PayerAccountID
-	if p.Kind == payment.CashDeposit {
-		from = cashAccount
+	from := cashAccount
+	if p.Kind != payment.CashDeposit {
+		from = p.PayerAccountID
+		var err error
+		if ctx, err = l.tokens.with(ctx, p); err != nil {
+			return err
+		}
 	}
 	_, err := l.client.PostTransfer(ctx, &ledgerv1.PostTransferRequest{
 		TransferId:  p.ID,

@@ -1,4 +1,4 @@
-// Package neighbours asks the services that a payment needs: accounts, risk and the ledger.
+// Package neighbours asks the services that a payment needs: accounts, risk, the ledger, and login for the token that the ledger wants.
 package neighbours
 
 import (

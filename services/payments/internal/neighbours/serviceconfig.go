@@ -1,9 +1,10 @@
 package neighbours
 
-// ServiceConfig is for the connections to all three (https://github.com/grpc/grpc/blob/master/doc/service_config.md): a deadline for every
+// ServiceConfig is for the connections to all four (https://github.com/grpc/grpc/blob/master/doc/service_config.md): a deadline for every
 // call, and UNAVAILABLE answered by trying again, for each method because trying again is the same as trying once:
 //
-//   - GetAccount changes nothing.
+//   - GetAccount and GetTransactionKeys change nothing.
+//   - RenewTransactionToken makes a token that is as good as the one before.
 //   - AssessPayment is idempotent by payment_id: the first verdict is given again, and counted once.
 //   - PostTransfer and CaptureHold are idempotent by transfer_id, which is the payment's ID: the first posting is told again.
 //   - ReserveFunds is idempotent by hold_id, which is the payment's ID: the hold is told as it then is.
@@ -18,7 +19,9 @@ const ServiceConfig = `{
   "methodConfig": [{
     "name": [
       {"service": "bank.accounts.v1.AccountService", "method": "GetAccount"},
-      {"service": "bank.risk.v1.RiskService", "method": "AssessPayment"}
+      {"service": "bank.risk.v1.RiskService", "method": "AssessPayment"},
+      {"service": "bank.login.v1.KeyService", "method": "GetTransactionKeys"},
+      {"service": "bank.login.v1.TransactionTokenService", "method": "RenewTransactionToken"}
     ],
     "timeout": "3s",
     "retryPolicy": {

@@ -15,6 +15,9 @@ var (
 	ErrAway = errors.New("a service that has to be asked first cannot be reached; send the same request again")
 )
 
+// ErrNotAsked means that the ledger was not asked, for want of a token for it at the moment, and so knows nothing of it.
+var ErrNotAsked = errors.New("there is no transaction token at the moment")
+
 // The ledger's definite answers: they stay true however often it is asked.
 var (
 	// ErrInsufficientFunds is its refusal for want of money.
@@ -27,6 +30,8 @@ var (
 	ErrHoldCaptured = errors.New("the hold was captured")
 	// ErrNoHold means that nothing was ever set aside under the payment's ID.
 	ErrNoHold = errors.New("no such hold")
+	// ErrNoMandate means that no customer's wish for the payment can be shown to the ledger, now or later: it was not asked.
+	ErrNoMandate = errors.New("nothing proves that the customer asked for the payment")
 	// ErrLedgerRejected means that the ledger has done nothing and never will: what it was sent is wrong in itself, or something
 	// else is in the books under the payment's ID. Trying again changes nothing.
 	ErrLedgerRejected = errors.New("the ledger rejects the payment")

@@ -60,9 +60,22 @@ type Order struct {
 	PayeeAccountID string
 	Amount         Amount
 	Reference      string
+	// Mandate is the customer's; the zero value for a cash deposit, which no customer asks for, and for a transfer that an older version of the
+	// service has left behind.
+	Mandate Mandate
 }
 
-// Digest is a fingerprint of what was asked for: all but the caller and the request ID. Each part is preceded by its length, so
+// Mandate is what the transaction token of an order proves: that a customer has asked for this very payment. The token itself is never stored.
+type Mandate struct {
+	// CustomerID is the customer.
+	CustomerID string
+	// PaymentID is the ID that the payment is to have. The token has it, so that the ledger can tell what the customer asked for from anything else.
+	PaymentID string
+	// Transaction names what the token was issued for, by which it can be renewed.
+	Transaction string
+}
+
+// Digest is a fingerprint of what was asked for: all but the caller, the request ID and the mandate. Each part is preceded by its length, so
 // that no two orders run into each other.
 func (o Order) Digest() []byte {
 	h := sha256.New()

@@ -2,6 +2,7 @@ package payment
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -33,12 +34,13 @@ type Review struct {
 }
 
 // Step returns what a payment in review does on the decision. Approved it goes on and is not assessed again. Refused it is refused
-// at once, unless money may be set aside for it.
+// at once, unless money may be set aside for it: where it had a hold, or the ledger or the way to it is what put it in review, which leaves open what an earlier
+// question did.
 func (r Review) Step(p Payment) Step {
 	switch {
 	case r.Decision == Approve:
 		return Step{To: Assessed, Time: r.Time}
-	case p.Hold:
+	case p.Hold, p.Kind == Transfer && slices.ContainsFunc(p.Reasons, func(r Reason) bool { return r.Code == CodeLedgerRejected }):
 		return Step{To: Releasing, Reasons: Because(CodeReviewRefused), Time: r.Time}
 	default:
 		return Step{To: Refused, Reasons: Because(CodeReviewRefused), Time: r.Time}

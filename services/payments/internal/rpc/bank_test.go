@@ -18,8 +18,11 @@ import (
 	"github.com/countersign-mesh/countersign/pkg/database/databasetest"
 	"github.com/countersign-mesh/countersign/pkg/mesh"
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
+	"github.com/countersign-mesh/countersign/pkg/userauth/txntoken"
+	"github.com/countersign-mesh/countersign/pkg/userauth/txntoken/txntokentest"
 	accountsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/accounts/v1"
 	ledgerv1 "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
+	loginv1 "github.com/countersign-mesh/countersign/proto/gen/bank/login/v1"
 	moneyv1 "github.com/countersign-mesh/countersign/proto/gen/bank/money/v1"
 	paymentsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/payments/v1"
 	riskv1 "github.com/countersign-mesh/countersign/proto/gen/bank/risk/v1"
@@ -41,10 +44,11 @@ const (
 	frozen = "acc-ffffffffffffffffffffffffff"
 )
 
-// around is the three neighbours. A hook, when there is one, is asked first; its error is the answer.
+// around is the four neighbours. A hook, when there is one, is asked first; its error is the answer.
 type around struct {
 	accountsv1.UnimplementedAccountServiceServer
 	riskv1.UnimplementedRiskServiceServer
+	loginv1.UnimplementedTransactionTokenServiceServer
 	ledgerv1.UnimplementedLedgerServiceServer
 
 	mu       sync.Mutex
@@ -52,8 +56,10 @@ type around struct {
 	verdict  *riskv1.AssessPaymentResponse
 	assessed []*riskv1.AssessPaymentRequest
 	books    books
-	frozen   map[string]bool // by account
-	calls    map[string]int  // by method
+	frozen   map[string]bool           // by account
+	calls    map[string]int            // by method
+	issued   map[string]txntoken.Token // by transaction
+	renewed  func(txntoken.Token) string
 }
 
 // on sets the hook of a method; nil takes it away.
@@ -111,8 +117,10 @@ func (a *around) AssessPayment(ctx context.Context, req *riskv1.AssessPaymentReq
 // bank is the payments service among its neighbours, each served under its own identity and the bank's policy.
 type bank struct {
 	*around
-	mesh *meshtest.Mesh
-	addr string
+	mesh  *meshtest.Mesh
+	login *txntokentest.Issuer
+	log   *logBuffer
+	addr  string
 }
 
 func newBank(t *testing.T) *bank {
@@ -122,14 +130,16 @@ func newBank(t *testing.T) *bank {
 
 func newBankOver(t *testing.T, dsn string) *bank {
 	t.Helper()
-	b := &bank{mesh: meshtest.Open(t, "bank.test", filepath.Join("..", "..", "..", "..", "deploy", "policy", "bank.yaml")), around: &around{
+	b := &bank{login: txntokentest.New(t, "bank.test"), log: &logBuffer{}, mesh: meshtest.Open(t, "bank.test", filepath.Join("..", "..", "..", "..", "deploy", "policy", "bank.yaml")), around: &around{
 		hooks:   map[string]func(context.Context) error{},
 		verdict: &riskv1.AssessPaymentResponse{Verdict: riskv1.Verdict_VERDICT_ALLOW},
 		books:   books{holds: map[string]*ledgerv1.Hold{}, posted: map[string]proto.Message{}},
 		frozen:  map[string]bool{frozen: true},
 		calls:   map[string]int{},
+		issued:  map[string]txntoken.Token{},
 	}}
-	b.addr = b.mesh.Serve(t, "/payments", b.service(t, dsn))
+	b.renewed = func(token txntoken.Token) string { return b.login.Token(t, token, 0) }
+	b.addr = b.mesh.Serve(t, "/payments", b.service(t, dsn), mesh.WithUsers(b.login.Verifier()))
 	return b
 }
 
@@ -137,19 +147,26 @@ func newBankOver(t *testing.T, dsn string) *bank {
 func (b *bank) service(t *testing.T, dsn string) func(grpc.ServiceRegistrar) {
 	t.Helper()
 	dial := func(path string, register func(grpc.ServiceRegistrar)) *grpc.ClientConn {
-		return b.mesh.Dial(t, "/payments", path, b.mesh.Serve(t, path, register), mesh.WithServiceConfig(neighbours.ServiceConfig))
+		return b.mesh.Dial(t, "/payments", path, b.mesh.Serve(t, path, register, mesh.WithUsers(b.login.Verifier())),
+			mesh.WithServiceConfig(neighbours.ServiceConfig), mesh.WithTransactionTokens(neighbours.LedgerService))
 	}
 	accounts := dial("/accounts", func(r grpc.ServiceRegistrar) { accountsv1.RegisterAccountServiceServer(r, b) })
 	risk := dial("/risk", func(r grpc.ServiceRegistrar) { riskv1.RegisterRiskServiceServer(r, b) })
 	ledger := dial("/ledger", func(r grpc.ServiceRegistrar) { ledgerv1.RegisterLedgerServiceServer(r, b) })
-	log := slog.New(slog.DiscardHandler)
+	login := dial("/login", func(r grpc.ServiceRegistrar) {
+		loginv1.RegisterKeyServiceServer(r, loginv1.UnimplementedKeyServiceServer{})
+		loginv1.RegisterCustomerServiceServer(r, loginv1.UnimplementedCustomerServiceServer{})
+		loginv1.RegisterTransactionTokenServiceServer(r, b)
+	})
+	log := slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	s, err := store.Open(t.Context(), dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
 	feed := activity.New(s)
 	m := machine.New(s, machine.Neighbours{
-		Accounts: neighbours.NewAccounts(accounts), Risk: neighbours.NewRisk(risk), Ledger: neighbours.NewLedger(ledger),
+		Accounts: neighbours.NewAccounts(accounts), Risk: neighbours.NewRisk(risk),
+		Ledger: neighbours.NewLedger(ledger, neighbours.NewTokens(login, b.login.Verifier())),
 	}, feed, machine.WithLogger(log), machine.WithBackoff(5*time.Millisecond, 50*time.Millisecond))
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -162,18 +179,32 @@ func (b *bank) service(t *testing.T, dsn string) func(grpc.ServiceRegistrar) {
 			}
 		}
 	})
-	return func(r grpc.ServiceRegistrar) { paymentsv1.RegisterPaymentServiceServer(r, rpc.New(m, s, feed, log)) }
+	return func(r grpc.ServiceRegistrar) {
+		paymentsv1.RegisterPaymentServiceServer(r, rpc.New(m, s, feed, neighbours.NewAccounts(accounts), log))
+	}
 }
 
+// as returns a client with the identity of a workload. Each of its calls has the token of alice, who asked for just that.
 func (b *bank) as(t *testing.T, path string) paymentsv1.PaymentServiceClient {
 	t.Helper()
-	return paymentsv1.NewPaymentServiceClient(b.mesh.Dial(t, path, "/payments", b.addr))
+	return paymentsv1.NewPaymentServiceClient(b.login.Conn(t, b.dialAs(t, path), b.asked))
+}
+
+// bare returns a client whose calls have the token of their context, and mostly none.
+func (b *bank) bare(t *testing.T, path string) paymentsv1.PaymentServiceClient {
+	t.Helper()
+	return paymentsv1.NewPaymentServiceClient(b.dialAs(t, path))
+}
+
+func (b *bank) dialAs(t *testing.T, path string) *grpc.ClientConn {
+	t.Helper()
+	return b.mesh.Dial(t, path, "/payments", b.addr, mesh.WithTransactionTokens("bank.payments.v1.PaymentService"))
 }
 
 func eur(cents int64) *moneyv1.Money { return &moneyv1.Money{CurrencyCode: "EUR", MinorUnits: cents} }
 
 func request(id string) *paymentsv1.CreatePaymentRequest {
-	return &paymentsv1.CreatePaymentRequest{RequestId: id, PayerAccountId: alice, PayeeAccountId: bob, Amount: eur(1234), Reference: "rent"}
+	return &paymentsv1.CreatePaymentRequest{PaymentId: paymentID(id), RequestId: id, PayerAccountId: alice, PayeeAccountId: bob, Amount: eur(1234), Reference: "rent"}
 }
 
 func precondition(reason string) error {

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/countersign-mesh/countersign/pkg/identity"
+	"github.com/countersign-mesh/countersign/pkg/userauth/txntoken"
 	paymentsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/payments/v1"
 	"github.com/countersign-mesh/countersign/services/payments/internal/payment"
 	"github.com/countersign-mesh/countersign/services/payments/internal/rpc"
@@ -55,7 +56,7 @@ func TestTheEndOfAStreamIsNoFailureOfAWatch(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var log bytes.Buffer
-			server := rpc.New(nil, nil, oneChange{}, slog.New(slog.NewTextHandler(&log, nil)))
+			server := rpc.New(nil, nil, oneChange{}, nil, slog.New(slog.NewTextHandler(&log, nil)))
 			ctx, end := context.WithCancelCause(t.Context())
 			defer end(nil)
 			if test.cause != nil {
@@ -104,8 +105,9 @@ func TestACallerIsToldWhatIsKnownAndNotWhy(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server := rpc.New(answering{test.err}, nil, nil, slog.New(slog.DiscardHandler))
+			server := rpc.New(answering{test.err}, nil, nil, nil, slog.New(slog.DiscardHandler))
 			ctx := peer.NewContext(t.Context(), &peer.Peer{AuthInfo: operator{}})
+			ctx = txntoken.NewContext(ctx, &txntoken.Token{ID: "txn-00000001", Subject: "alice"})
 			_, err := server.CreatePayment(ctx, request("request-1"))
 			wantStatus(t, err, test.code, test.text)
 			_, err = server.ReviewPayment(ctx, &paymentsv1.ReviewPaymentRequest{})

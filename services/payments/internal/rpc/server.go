@@ -39,22 +39,33 @@ type Feed interface {
 	Follow(ctx context.Context, accountID string, after int64, send func(payment.Change) error) error
 }
 
+// Owners knows whose account one is.
+type Owners interface {
+	// Account returns an account, or payment.ErrNoAccount.
+	Account(ctx context.Context, accountID string) (payment.Account, error)
+}
+
 // Server implements PaymentService. It is safe for concurrent use.
 type Server struct {
 	paymentsv1.UnimplementedPaymentServiceServer
 	maker  Maker
 	reader Reader
 	feed   Feed
+	owners Owners
 	log    *slog.Logger
 }
 
 // New returns a Server.
-func New(maker Maker, reader Reader, feed Feed, log *slog.Logger) *Server {
-	return &Server{maker: maker, reader: reader, feed: feed, log: log}
+func New(maker Maker, reader Reader, feed Feed, owners Owners, log *slog.Logger) *Server {
+	return &Server{maker: maker, reader: reader, feed: feed, owners: owners, log: log}
 }
 
 // CreatePayment implements PaymentService.
 func (s *Server) CreatePayment(ctx context.Context, req *paymentsv1.CreatePaymentRequest) (*paymentsv1.CreatePaymentResponse, error) {
+	mandate, err := mandateOf(ctx, req.GetPaymentId())
+	if err != nil {
+		return nil, err
+	}
 	p, err := s.create(ctx, payment.Order{
 		RequestID:      req.GetRequestId(),
 		Kind:           payment.Transfer,
@@ -62,6 +73,7 @@ func (s *Server) CreatePayment(ctx context.Context, req *paymentsv1.CreatePaymen
 		PayeeAccountID: req.GetPayeeAccountId(),
 		Amount:         amount(req.GetAmount()),
 		Reference:      req.GetReference(),
+		Mandate:        mandate,
 	})
 	if err != nil {
 		return nil, err
@@ -159,6 +171,9 @@ func (s *Server) WatchPayments(req *paymentsv1.WatchPaymentsRequest, stream grpc
 	after, err := pagetoken.Decode(scope, req.GetCursor())
 	if err != nil {
 		return status.Error(codes.InvalidArgument, "cursor was not issued for this account")
+	}
+	if err := s.requireOwn(stream.Context(), req.GetAccountId()); err != nil {
+		return err
 	}
 	var sent error
 	err = s.feed.Follow(stream.Context(), req.GetAccountId(), after, func(change payment.Change) error {

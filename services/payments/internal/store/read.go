@@ -50,7 +50,7 @@ func byRequest(ctx context.Context, q querier, order payment.Order) (payment.Pay
 		return payment.Payment{}, payment.ErrNotFound
 	case err != nil:
 		return payment.Payment{}, fmt.Errorf("read payment by its request: %w", away(err))
-	case !bytes.Equal(digest, order.Digest()):
+	case !bytes.Equal(digest, order.Digest()) || p.Mandate.PaymentID != "" && p.ID != order.Mandate.PaymentID:
 		return payment.Payment{}, payment.ErrRequestReused
 	default:
 		return p, nil
@@ -168,7 +168,7 @@ func (s *Store) latest(ctx context.Context, ids []string, latest map[string]int6
 
 const (
 	fixedColumns = `p.payment_id, p.caller, p.request_id, p.kind, p.payer_account_id, p.payer_customer_id, p.payee_account_id,
-		p.currency_code, p.minor_units, p.reference, p.create_time`
+		p.currency_code, p.minor_units, p.reference, p.transaction_id, p.create_time`
 	columns       = fixedColumns + `, p.state, p.reasons, p.version, p.hold, p.update_time`
 	changeColumns = fixedColumns + `, c.state, c.reasons, 0, 0, c.change_time` // the version is that of now
 )
@@ -182,10 +182,13 @@ func scan(row scanner, more ...any) (payment.Payment, error) {
 	var created, updated int64
 	dest := []any{
 		&p.ID, &p.Caller, &p.RequestID, &kind, &p.PayerAccountID, &p.PayerCustomerID, &p.PayeeAccountID,
-		&p.Amount.CurrencyCode, &p.Amount.MinorUnits, &p.Reference, &created, &state, &reasons, &p.Version, &p.Hold, &updated,
+		&p.Amount.CurrencyCode, &p.Amount.MinorUnits, &p.Reference, &p.Mandate.Transaction, &created, &state, &reasons, &p.Version, &p.Hold, &updated,
 	}
 	if err := row.Scan(append(dest, more...)...); err != nil {
 		return payment.Payment{}, err
+	}
+	if p.Mandate.Transaction != "" { // nobody makes a payment under a mandate of another customer, or for another payment
+		p.Mandate.CustomerID, p.Mandate.PaymentID = p.PayerCustomerID, p.ID
 	}
 	p.CreateTime, p.UpdateTime = time.UnixMicro(created).UTC(), time.UnixMicro(updated).UTC()
 	if err := json.Unmarshal([]byte(reasons), &p.Reasons); err != nil {

@@ -40,6 +40,7 @@ func order(request, payer, payee string) payment.Order {
 		Caller: "spiffe://bank.test/gateway", RequestID: request, Kind: payment.Transfer,
 		PayerAccountID: payer, PayeeAccountID: payee,
 		Amount: payment.Amount{CurrencyCode: "EUR", MinorUnits: 1234}, Reference: "rent, \"March\"",
+		Mandate: payment.Mandate{CustomerID: "alice", PaymentID: "pay-" + request, Transaction: "txn-" + request},
 	}
 }
 
@@ -54,7 +55,7 @@ func create(t *testing.T, s *store.Store, o payment.Order) payment.Payment {
 
 func made(o payment.Order) payment.Payment {
 	return payment.Payment{
-		Order: o, ID: payment.NewID(), PayerCustomerID: "alice", State: payment.Created, Version: 1, CreateTime: noon, UpdateTime: noon,
+		Order: o, ID: o.Mandate.PaymentID, PayerCustomerID: "alice", State: payment.Created, Version: 1, CreateTime: noon, UpdateTime: noon,
 	}
 }
 
@@ -139,6 +140,7 @@ func TestARequestIDIsForOneContentOfOneCaller(t *testing.T) {
 			"another currency":             func(o *payment.Order) { o.Amount.CurrencyCode = "USD" },
 			"another reference":            func(o *payment.Order) { o.Reference = "" },
 			"another kind":                 func(o *payment.Order) { o.Kind = payment.CashDeposit },
+			"another payment ID":           func(o *payment.Order) { o.Mandate.PaymentID = "pay-request-2" },
 			"a letter moved between parts": func(o *payment.Order) { o.PayerAccountID, o.PayeeAccountID = "acc-aa", "cc-b" },
 		} {
 			t.Run(name, func(t *testing.T) {
@@ -155,6 +157,10 @@ func TestARequestIDIsForOneContentOfOneCaller(t *testing.T) {
 		}
 		others := first
 		others.Caller, others.PayeeAccountID = "spiffe://bank.test/operator", "acc-c"
+		if _, err := s.Create(t.Context(), made(others)); !errors.Is(err, payment.ErrRequestReused) {
+			t.Errorf("a payment ID that another request has: %v, want ErrRequestReused", err)
+		}
+		others.Mandate.PaymentID = "pay-request-2"
 		if q := create(t, s, others); q.ID == p.ID {
 			t.Error("two callers share a request ID")
 		}

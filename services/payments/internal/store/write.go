@@ -32,6 +32,9 @@ func (s *Store) Create(ctx context.Context, p payment.Payment) (payment.Payment,
 		}
 		if !made {
 			stored, err = byRequest(ctx, tx, p.Order)
+			if errors.Is(err, payment.ErrNotFound) {
+				return payment.ErrRequestReused // its ID is another payment's: the caller derives it from the request ID
+			}
 			return err
 		}
 		stored = p
@@ -148,16 +151,17 @@ func take(ctx context.Context, tx *sql.Tx, p payment.Payment, step payment.Step)
 	return next, appendChanges(ctx, tx, next)
 }
 
-// insert reports whether it stored the payment: not when its request ID is known.
+// insert reports whether it stored the payment: not when its request ID or its own is known.
 func insert(ctx context.Context, tx *sql.Tx, p payment.Payment) (bool, error) {
 	result, err := tx.ExecContext(ctx, `
 		INSERT INTO payments (payment_id, caller, request_id, request_digest, kind, payer_account_id, payer_customer_id,
-			payee_account_id, currency_code, minor_units, reference, state, reasons, version, hold, unfinished, create_time, update_time)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
-		ON CONFLICT (caller, request_id) DO NOTHING`,
+			payee_account_id, currency_code, minor_units, reference, state, reasons, version, hold, unfinished, create_time, update_time,
+			transaction_id)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
+		ON CONFLICT DO NOTHING`,
 		p.ID, p.Caller, p.RequestID, p.Digest(), p.Kind.String(), p.PayerAccountID, p.PayerCustomerID,
 		p.PayeeAccountID, p.Amount.CurrencyCode, p.Amount.MinorUnits, p.Reference, p.State.String(), encodeReasons(p.Reasons),
-		p.Version, bit(p.Hold), bit(p.Unfinished()), p.CreateTime.UnixMicro(), p.UpdateTime.UnixMicro())
+		p.Version, bit(p.Hold), bit(p.Unfinished()), p.CreateTime.UnixMicro(), p.UpdateTime.UnixMicro(), p.Mandate.Transaction)
 	if err != nil {
 		return false, err
 	}

@@ -40,20 +40,20 @@ const (
 type AccountServiceClient interface {
 	// OpenAccount opens an account for a customer. It is idempotent by request_id, which is unique over all callers and customers.
 	//
-	// Called by the gateway only: a customer opens their own account, no other service has a reason to.
+	// Called by the gateway only, with the transaction token of the customer who opens it: no other service has a reason to.
 	//
 	// Errors: ALREADY_EXISTS when the same request_id was used for other content.
 	OpenAccount(ctx context.Context, in *OpenAccountRequest, opts ...grpc.CallOption) (*OpenAccountResponse, error)
 	// GetAccount returns one account.
 	//
-	// Called by the gateway, to check that an account is its customer's, by payments, to check that payer and payee can
+	// Called by the gateway with a customer's transaction token, to check that an account is that customer's, by payments, to check that payer and payee can
 	// take part in a payment, and by the operator.
 	//
-	// Errors: NOT_FOUND.
+	// Errors: NOT_FOUND, which is also what a customer is told of another's account.
 	GetAccount(ctx context.Context, in *GetAccountRequest, opts ...grpc.CallOption) (*GetAccountResponse, error)
 	// ListAccounts lists a customer's accounts in the order they were opened.
 	//
-	// Called by the gateway, to show customers their own, and by the operator.
+	// Called by the gateway with the transaction token of the customer whose they are, and by the operator.
 	//
 	// Errors: INVALID_ARGUMENT for a page token that this method did not issue for this customer.
 	ListAccounts(ctx context.Context, in *ListAccountsRequest, opts ...grpc.CallOption) (*ListAccountsResponse, error)
@@ -63,9 +63,9 @@ type AccountServiceClient interface {
 	// just before may still be posted, mostly within moments, but later when a service that it needs was away. The money is then in the
 	// books, on the closed account, and a person has to pay it out.
 	//
-	// Called by the gateway only, for the customer who owns it.
+	// Called by the gateway only, with the transaction token of the customer who owns it.
 	//
-	// Errors: NOT_FOUND; FAILED_PRECONDITION while the balance is not zero, a part of it is held, or the account is frozen; ABORTED when others kept closing the account at the same time,
+	// Errors: NOT_FOUND, which is also what a customer is told of another's account; FAILED_PRECONDITION while the balance is not zero, a part of it is held, or the account is frozen; ABORTED when others kept closing the account at the same time,
 	// and UNAVAILABLE when the ledger could not be asked for the balance: send the same request again.
 	CloseAccount(ctx context.Context, in *CloseAccountRequest, opts ...grpc.CallOption) (*CloseAccountResponse, error)
 	// FreezeAccount takes an account out of use until it is unfrozen. Freezing a frozen account changes nothing, its reason neither.
@@ -161,20 +161,20 @@ func (c *accountServiceClient) UnfreezeAccount(ctx context.Context, in *Unfreeze
 type AccountServiceServer interface {
 	// OpenAccount opens an account for a customer. It is idempotent by request_id, which is unique over all callers and customers.
 	//
-	// Called by the gateway only: a customer opens their own account, no other service has a reason to.
+	// Called by the gateway only, with the transaction token of the customer who opens it: no other service has a reason to.
 	//
 	// Errors: ALREADY_EXISTS when the same request_id was used for other content.
 	OpenAccount(context.Context, *OpenAccountRequest) (*OpenAccountResponse, error)
 	// GetAccount returns one account.
 	//
-	// Called by the gateway, to check that an account is its customer's, by payments, to check that payer and payee can
+	// Called by the gateway with a customer's transaction token, to check that an account is that customer's, by payments, to check that payer and payee can
 	// take part in a payment, and by the operator.
 	//
-	// Errors: NOT_FOUND.
+	// Errors: NOT_FOUND, which is also what a customer is told of another's account.
 	GetAccount(context.Context, *GetAccountRequest) (*GetAccountResponse, error)
 	// ListAccounts lists a customer's accounts in the order they were opened.
 	//
-	// Called by the gateway, to show customers their own, and by the operator.
+	// Called by the gateway with the transaction token of the customer whose they are, and by the operator.
 	//
 	// Errors: INVALID_ARGUMENT for a page token that this method did not issue for this customer.
 	ListAccounts(context.Context, *ListAccountsRequest) (*ListAccountsResponse, error)
@@ -184,9 +184,9 @@ type AccountServiceServer interface {
 	// just before may still be posted, mostly within moments, but later when a service that it needs was away. The money is then in the
 	// books, on the closed account, and a person has to pay it out.
 	//
-	// Called by the gateway only, for the customer who owns it.
+	// Called by the gateway only, with the transaction token of the customer who owns it.
 	//
-	// Errors: NOT_FOUND; FAILED_PRECONDITION while the balance is not zero, a part of it is held, or the account is frozen; ABORTED when others kept closing the account at the same time,
+	// Errors: NOT_FOUND, which is also what a customer is told of another's account; FAILED_PRECONDITION while the balance is not zero, a part of it is held, or the account is frozen; ABORTED when others kept closing the account at the same time,
 	// and UNAVAILABLE when the ledger could not be asked for the balance: send the same request again.
 	CloseAccount(context.Context, *CloseAccountRequest) (*CloseAccountResponse, error)
 	// FreezeAccount takes an account out of use until it is unfrozen. Freezing a frozen account changes nothing, its reason neither.

@@ -46,7 +46,8 @@ type LedgerServiceClient interface {
 	// PostTransfer writes one transfer, whole or not at all. It is idempotent by transfer_id: the same ID with the same
 	// content answers the first result again.
 	//
-	// Called by payments only: money moves because a payment was assessed, never otherwise.
+	// Called by payments only: money moves because a payment was assessed, never otherwise. What is not paid in at the counter asks for the customer's
+	// transaction token for this very transfer.
 	//
 	// Errors: INVALID_ARGUMENT when the postings do not sum to zero in each currency; ALREADY_EXISTS with an ErrorInfo of domain bank.test and
 	// reason TRANSFER_ID_REUSED when the transfer_id was used for other content, whose digest is the metadata "digest";
@@ -57,7 +58,7 @@ type LedgerServiceClient interface {
 	// ReserveFunds sets money of a customer's account aside for one transfer to come. It is idempotent by hold_id: the same ID with the same
 	// content answers the hold that the first request made, in its present state.
 	//
-	// Called by payments only, for a payment in flight.
+	// Called by payments only, for a payment in flight, with the customer's transaction token for it.
 	//
 	// Errors: ALREADY_EXISTS with reason HOLD_ID_REUSED and the metadata "digest" when the hold_id was used for other content;
 	// FAILED_PRECONDITION with reason INSUFFICIENT_FUNDS when less than the amount is available.
@@ -65,7 +66,7 @@ type LedgerServiceClient interface {
 	// CaptureHold posts a transfer out of a hold, and ends the hold: what the transfer does not take of it is available again. It is
 	// idempotent by transfer_id like PostTransfer, with which it shares the IDs.
 	//
-	// Called by payments only.
+	// Called by payments only, with the customer's transaction token for this very transfer.
 	//
 	// Errors: those of PostTransfer; INVALID_ARGUMENT when the held account gives nothing in the hold's currency, or more than was held;
 	// NOT_FOUND when there is no such hold; FAILED_PRECONDITION with reason HOLD_RELEASED, or HOLD_CAPTURED when another
@@ -73,7 +74,7 @@ type LedgerServiceClient interface {
 	CaptureHold(ctx context.Context, in *CaptureHoldRequest, opts ...grpc.CallOption) (*CaptureHoldResponse, error)
 	// ReleaseHold makes what a hold reserves available again. Releasing a released hold changes nothing.
 	//
-	// Called by payments only, when the payment is not to be.
+	// Called by payments only, when the payment is not to be. It gives back, and asks for no token.
 	//
 	// Errors: NOT_FOUND when there is no such hold; FAILED_PRECONDITION with reason HOLD_CAPTURED when a transfer has captured it.
 	ReleaseHold(ctx context.Context, in *ReleaseHoldRequest, opts ...grpc.CallOption) (*ReleaseHoldResponse, error)
@@ -85,11 +86,11 @@ type LedgerServiceClient interface {
 	ListHolds(ctx context.Context, in *ListHoldsRequest, opts ...grpc.CallOption) (*ListHoldsResponse, error)
 	// GetBalance returns an account's balance. An account without postings has a balance of zero.
 	//
-	// Called by the gateway, to show customers their own, by accounts, before it closes an account, and by the operator.
+	// Called by the gateway with a customer's transaction token for reading, by accounts, before it closes an account, and by the operator.
 	GetBalance(ctx context.Context, in *GetBalanceRequest, opts ...grpc.CallOption) (*GetBalanceResponse, error)
 	// ListEntries lists an account's postings, newest first.
 	//
-	// Called by the gateway, for a customer's own statement, and by the operator.
+	// Called by the gateway with a customer's transaction token for reading, and by the operator. Whose account it is, the ledger does not know: the gateway asks accounts.
 	//
 	// Errors: INVALID_ARGUMENT for a page token that this method did not issue for this account.
 	ListEntries(ctx context.Context, in *ListEntriesRequest, opts ...grpc.CallOption) (*ListEntriesResponse, error)
@@ -204,7 +205,8 @@ type LedgerServiceServer interface {
 	// PostTransfer writes one transfer, whole or not at all. It is idempotent by transfer_id: the same ID with the same
 	// content answers the first result again.
 	//
-	// Called by payments only: money moves because a payment was assessed, never otherwise.
+	// Called by payments only: money moves because a payment was assessed, never otherwise. What is not paid in at the counter asks for the customer's
+	// transaction token for this very transfer.
 	//
 	// Errors: INVALID_ARGUMENT when the postings do not sum to zero in each currency; ALREADY_EXISTS with an ErrorInfo of domain bank.test and
 	// reason TRANSFER_ID_REUSED when the transfer_id was used for other content, whose digest is the metadata "digest";
@@ -215,7 +217,7 @@ type LedgerServiceServer interface {
 	// ReserveFunds sets money of a customer's account aside for one transfer to come. It is idempotent by hold_id: the same ID with the same
 	// content answers the hold that the first request made, in its present state.
 	//
-	// Called by payments only, for a payment in flight.
+	// Called by payments only, for a payment in flight, with the customer's transaction token for it.
 	//
 	// Errors: ALREADY_EXISTS with reason HOLD_ID_REUSED and the metadata "digest" when the hold_id was used for other content;
 	// FAILED_PRECONDITION with reason INSUFFICIENT_FUNDS when less than the amount is available.
@@ -223,7 +225,7 @@ type LedgerServiceServer interface {
 	// CaptureHold posts a transfer out of a hold, and ends the hold: what the transfer does not take of it is available again. It is
 	// idempotent by transfer_id like PostTransfer, with which it shares the IDs.
 	//
-	// Called by payments only.
+	// Called by payments only, with the customer's transaction token for this very transfer.
 	//
 	// Errors: those of PostTransfer; INVALID_ARGUMENT when the held account gives nothing in the hold's currency, or more than was held;
 	// NOT_FOUND when there is no such hold; FAILED_PRECONDITION with reason HOLD_RELEASED, or HOLD_CAPTURED when another
@@ -231,7 +233,7 @@ type LedgerServiceServer interface {
 	CaptureHold(context.Context, *CaptureHoldRequest) (*CaptureHoldResponse, error)
 	// ReleaseHold makes what a hold reserves available again. Releasing a released hold changes nothing.
 	//
-	// Called by payments only, when the payment is not to be.
+	// Called by payments only, when the payment is not to be. It gives back, and asks for no token.
 	//
 	// Errors: NOT_FOUND when there is no such hold; FAILED_PRECONDITION with reason HOLD_CAPTURED when a transfer has captured it.
 	ReleaseHold(context.Context, *ReleaseHoldRequest) (*ReleaseHoldResponse, error)
@@ -243,11 +245,11 @@ type LedgerServiceServer interface {
 	ListHolds(context.Context, *ListHoldsRequest) (*ListHoldsResponse, error)
 	// GetBalance returns an account's balance. An account without postings has a balance of zero.
 	//
-	// Called by the gateway, to show customers their own, by accounts, before it closes an account, and by the operator.
+	// Called by the gateway with a customer's transaction token for reading, by accounts, before it closes an account, and by the operator.
 	GetBalance(context.Context, *GetBalanceRequest) (*GetBalanceResponse, error)
 	// ListEntries lists an account's postings, newest first.
 	//
-	// Called by the gateway, for a customer's own statement, and by the operator.
+	// Called by the gateway with a customer's transaction token for reading, and by the operator. Whose account it is, the ledger does not know: the gateway asks accounts.
 	//
 	// Errors: INVALID_ARGUMENT for a page token that this method did not issue for this account.
 	ListEntries(context.Context, *ListEntriesRequest) (*ListEntriesResponse, error)

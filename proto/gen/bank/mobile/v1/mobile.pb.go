@@ -94,7 +94,7 @@ type Account struct {
 	AccountId string `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
 	// The name that the customer gave it.
 	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
-	// What is in it.
+	// What is in it. Unset for who opens or closes an account with a token that has not the scope accounts.read.
 	Balance *v1.Money `protobuf:"bytes,3,opt,name=balance,proto3" json:"balance,omitempty"`
 	// True when it was closed.
 	Closed bool `protobuf:"varint,4,opt,name=closed,proto3" json:"closed,omitempty"`
@@ -363,8 +363,6 @@ func (x *StatementLine) GetPostTime() *timestamppb.Timestamp {
 // OpenAccountRequest is the request of OpenAccount.
 type OpenAccountRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The customer who asks.
-	CustomerId string `protobuf:"bytes,1,opt,name=customer_id,json=customerId,proto3" json:"customer_id,omitempty"`
 	// Chosen by the app; the key of idempotency.
 	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// A name for people; may be empty.
@@ -403,13 +401,6 @@ func (x *OpenAccountRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use OpenAccountRequest.ProtoReflect.Descriptor instead.
 func (*OpenAccountRequest) Descriptor() ([]byte, []int) {
 	return file_bank_mobile_v1_mobile_proto_rawDescGZIP(), []int{3}
-}
-
-func (x *OpenAccountRequest) GetCustomerId() string {
-	if x != nil {
-		return x.CustomerId
-	}
-	return ""
 }
 
 func (x *OpenAccountRequest) GetRequestId() string {
@@ -482,8 +473,6 @@ func (x *OpenAccountResponse) GetAccount() *Account {
 // ListAccountsRequest is the request of ListAccounts.
 type ListAccountsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The customer who asks.
-	CustomerId string `protobuf:"bytes,1,opt,name=customer_id,json=customerId,proto3" json:"customer_id,omitempty"`
 	// At most this many; 0 means 50.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// next_page_token of the page before; empty for the first.
@@ -520,13 +509,6 @@ func (x *ListAccountsRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ListAccountsRequest.ProtoReflect.Descriptor instead.
 func (*ListAccountsRequest) Descriptor() ([]byte, []int) {
 	return file_bank_mobile_v1_mobile_proto_rawDescGZIP(), []int{5}
-}
-
-func (x *ListAccountsRequest) GetCustomerId() string {
-	if x != nil {
-		return x.CustomerId
-	}
-	return ""
 }
 
 func (x *ListAccountsRequest) GetPageSize() int32 {
@@ -601,8 +583,6 @@ func (x *ListAccountsResponse) GetNextPageToken() string {
 // CloseAccountRequest is the request of CloseAccount.
 type CloseAccountRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The customer who asks.
-	CustomerId string `protobuf:"bytes,1,opt,name=customer_id,json=customerId,proto3" json:"customer_id,omitempty"`
 	// The account to close; one of the customer's.
 	AccountId     string `protobuf:"bytes,2,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -637,13 +617,6 @@ func (x *CloseAccountRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use CloseAccountRequest.ProtoReflect.Descriptor instead.
 func (*CloseAccountRequest) Descriptor() ([]byte, []int) {
 	return file_bank_mobile_v1_mobile_proto_rawDescGZIP(), []int{7}
-}
-
-func (x *CloseAccountRequest) GetCustomerId() string {
-	if x != nil {
-		return x.CustomerId
-	}
-	return ""
 }
 
 func (x *CloseAccountRequest) GetAccountId() string {
@@ -702,8 +675,6 @@ func (x *CloseAccountResponse) GetAccount() *Account {
 // TransferRequest is the request of Transfer.
 type TransferRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The customer who asks.
-	CustomerId string `protobuf:"bytes,1,opt,name=customer_id,json=customerId,proto3" json:"customer_id,omitempty"`
 	// Chosen by the app; the key of idempotency.
 	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// The account that pays; one of the customer's.
@@ -746,13 +717,6 @@ func (x *TransferRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use TransferRequest.ProtoReflect.Descriptor instead.
 func (*TransferRequest) Descriptor() ([]byte, []int) {
 	return file_bank_mobile_v1_mobile_proto_rawDescGZIP(), []int{9}
-}
-
-func (x *TransferRequest) GetCustomerId() string {
-	if x != nil {
-		return x.CustomerId
-	}
-	return ""
 }
 
 func (x *TransferRequest) GetRequestId() string {
@@ -839,8 +803,6 @@ func (x *TransferResponse) GetTransfer() *Transfer {
 // GetStatementRequest is the request of GetStatement.
 type GetStatementRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The customer who asks.
-	CustomerId string `protobuf:"bytes,1,opt,name=customer_id,json=customerId,proto3" json:"customer_id,omitempty"`
 	// One of the customer's accounts.
 	AccountId string `protobuf:"bytes,2,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
 	// At most this many; 0 means 50.
@@ -879,13 +841,6 @@ func (x *GetStatementRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use GetStatementRequest.ProtoReflect.Descriptor instead.
 func (*GetStatementRequest) Descriptor() ([]byte, []int) {
 	return file_bank_mobile_v1_mobile_proto_rawDescGZIP(), []int{11}
-}
-
-func (x *GetStatementRequest) GetCustomerId() string {
-	if x != nil {
-		return x.CustomerId
-	}
-	return ""
 }
 
 func (x *GetStatementRequest) GetAccountId() string {
@@ -967,8 +922,6 @@ func (x *GetStatementResponse) GetNextPageToken() string {
 // WatchActivityRequest is the request of WatchActivity.
 type WatchActivityRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The customer who asks.
-	CustomerId string `protobuf:"bytes,1,opt,name=customer_id,json=customerId,proto3" json:"customer_id,omitempty"`
 	// One of the customer's accounts.
 	AccountId string `protobuf:"bytes,2,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
 	// cursor of the last response seen; empty to start with the account's first transfer.
@@ -1005,13 +958,6 @@ func (x *WatchActivityRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use WatchActivityRequest.ProtoReflect.Descriptor instead.
 func (*WatchActivityRequest) Descriptor() ([]byte, []int) {
 	return file_bank_mobile_v1_mobile_proto_rawDescGZIP(), []int{13}
-}
-
-func (x *WatchActivityRequest) GetCustomerId() string {
-	if x != nil {
-		return x.CustomerId
-	}
-	return ""
 }
 
 func (x *WatchActivityRequest) GetAccountId() string {
@@ -1111,36 +1057,28 @@ const file_bank_mobile_v1_mobile_proto_rawDesc = "" +
 	"\x06amount\x18\x01 \x01(\v2\x14.bank.money.v1.MoneyR\x06amount\x129\n" +
 	"\rbalance_after\x18\x02 \x01(\v2\x14.bank.money.v1.MoneyR\fbalanceAfter\x12 \n" +
 	"\vdescription\x18\x03 \x01(\tR\vdescription\x127\n" +
-	"\tpost_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bpostTime\"\xf8\x01\n" +
-	"\x12OpenAccountRequest\x12A\n" +
-	"\vcustomer_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b2\x19^[a-z0-9][a-z0-9-]{0,62}$R\n" +
-	"customerId\x12;\n" +
+	"\tpost_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bpostTime\"\xc8\x01\n" +
+	"\x12OpenAccountRequest\x12;\n" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x10\b\x18@2\x11^[A-Za-z0-9._-]+$R\trequestId\x12*\n" +
 	"\fdisplay_name\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18dR\vdisplayName\x126\n" +
 	"\rcurrency_code\x18\x04 \x01(\tB\x11\xbaH\x0er\f2\n" +
-	"^[A-Z]{3}$R\fcurrencyCode\"H\n" +
+	"^[A-Z]{3}$R\fcurrencyCodeJ\x04\b\x01\x10\x02R\vcustomer_id\"H\n" +
 	"\x13OpenAccountResponse\x121\n" +
-	"\aaccount\x18\x01 \x01(\v2\x17.bank.mobile.v1.AccountR\aaccount\"\xa9\x01\n" +
-	"\x13ListAccountsRequest\x12A\n" +
-	"\vcustomer_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b2\x19^[a-z0-9][a-z0-9-]{0,62}$R\n" +
-	"customerId\x12&\n" +
+	"\aaccount\x18\x01 \x01(\v2\x17.bank.mobile.v1.AccountR\aaccount\"y\n" +
+	"\x13ListAccountsRequest\x12&\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"s\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageTokenJ\x04\b\x01\x10\x02R\vcustomer_id\"s\n" +
 	"\x14ListAccountsResponse\x123\n" +
 	"\baccounts\x18\x01 \x03(\v2\x17.bank.mobile.v1.AccountR\baccounts\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x92\x01\n" +
-	"\x13CloseAccountRequest\x12A\n" +
-	"\vcustomer_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b2\x19^[a-z0-9][a-z0-9-]{0,62}$R\n" +
-	"customerId\x128\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"b\n" +
+	"\x13CloseAccountRequest\x128\n" +
 	"\n" +
-	"account_id\x18\x02 \x01(\tB\x19\xbaH\x16r\x142\x12^acc-[a-z2-7]{26}$R\taccountId\"I\n" +
+	"account_id\x18\x02 \x01(\tB\x19\xbaH\x16r\x142\x12^acc-[a-z2-7]{26}$R\taccountIdJ\x04\b\x01\x10\x02R\vcustomer_id\"I\n" +
 	"\x14CloseAccountResponse\x121\n" +
-	"\aaccount\x18\x01 \x01(\v2\x17.bank.mobile.v1.AccountR\aaccount\"\xc8\x04\n" +
-	"\x0fTransferRequest\x12A\n" +
-	"\vcustomer_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b2\x19^[a-z0-9][a-z0-9-]{0,62}$R\n" +
-	"customerId\x12;\n" +
+	"\aaccount\x18\x01 \x01(\v2\x17.bank.mobile.v1.AccountR\aaccount\"\x98\x04\n" +
+	"\x0fTransferRequest\x12;\n" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x10\b\x18@2\x11^[A-Za-z0-9._-]+$R\trequestId\x12C\n" +
 	"\x10payer_account_id\x18\x03 \x01(\tB\x19\xbaH\x16r\x142\x12^acc-[a-z2-7]{26}$R\x0epayerAccountId\x12C\n" +
@@ -1148,27 +1086,23 @@ const file_bank_mobile_v1_mobile_proto_rawDesc = "" +
 	"\x06amount\x18\x05 \x01(\v2\x14.bank.money.v1.MoneyBM\xbaHJ\xba\x01D\n" +
 	"\x18transfer.amount.positive\x12\x12must be above zero\x1a\x14this.minor_units > 0\xc8\x01\x01R\x06amount\x12)\n" +
 	"\treference\x18\x06 \x01(\tB\v\xbaH\br\x06\x18d\xba\x01\x01\x00R\treference:\x82\x01\xbaH\x7f\x1a}\n" +
-	"\x18transfer.accounts.differ\x121payer_account_id and payee_account_id must differ\x1a.this.payer_account_id != this.payee_account_id\"H\n" +
+	"\x18transfer.accounts.differ\x121payer_account_id and payee_account_id must differ\x1a.this.payer_account_id != this.payee_account_idJ\x04\b\x01\x10\x02R\vcustomer_id\"H\n" +
 	"\x10TransferResponse\x124\n" +
-	"\btransfer\x18\x01 \x01(\v2\x18.bank.mobile.v1.TransferR\btransfer\"\xe4\x01\n" +
-	"\x13GetStatementRequest\x12A\n" +
-	"\vcustomer_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b2\x19^[a-z0-9][a-z0-9-]{0,62}$R\n" +
-	"customerId\x128\n" +
+	"\btransfer\x18\x01 \x01(\v2\x18.bank.mobile.v1.TransferR\btransfer\"\xb4\x01\n" +
+	"\x13GetStatementRequest\x128\n" +
 	"\n" +
 	"account_id\x18\x02 \x01(\tB\x19\xbaH\x16r\x142\x12^acc-[a-z2-7]{26}$R\taccountId\x12'\n" +
 	"\tpage_size\x18\x03 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xc8\x01(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"s\n" +
+	"page_token\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageTokenJ\x04\b\x01\x10\x02R\vcustomer_id\"s\n" +
 	"\x14GetStatementResponse\x123\n" +
 	"\x05lines\x18\x01 \x03(\v2\x1d.bank.mobile.v1.StatementLineR\x05lines\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xb4\x01\n" +
-	"\x14WatchActivityRequest\x12A\n" +
-	"\vcustomer_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b2\x19^[a-z0-9][a-z0-9-]{0,62}$R\n" +
-	"customerId\x128\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x84\x01\n" +
+	"\x14WatchActivityRequest\x128\n" +
 	"\n" +
 	"account_id\x18\x02 \x01(\tB\x19\xbaH\x16r\x142\x12^acc-[a-z2-7]{26}$R\taccountId\x12\x1f\n" +
-	"\x06cursor\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18@R\x06cursor\"e\n" +
+	"\x06cursor\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18@R\x06cursorJ\x04\b\x01\x10\x02R\vcustomer_id\"e\n" +
 	"\x15WatchActivityResponse\x124\n" +
 	"\btransfer\x18\x01 \x01(\v2\x18.bank.mobile.v1.TransferR\btransfer\x12\x16\n" +
 	"\x06cursor\x18\x02 \x01(\tR\x06cursor*\x9f\x01\n" +

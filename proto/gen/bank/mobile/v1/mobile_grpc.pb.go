@@ -33,32 +33,39 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// MobileBankService is served by the gateway, the bank's one door to the outside. Every method acts for one customer and
-// on that customer's own accounts only: another customer's account is answered like one that does not exist.
+// MobileBankService is served by the gateway at the bank's edge, over gRPC and as REST/JSON (http.yaml beside this file says which path is which method).
+// Every method acts for one customer and on that customer's own accounts only: another customer's account is answered like one that does not exist.
 //
-// Until customers carry tokens of their own, the app names its customer in the field customer_id of each request.
+// Who the customer is, no request says. It is the subject of the access token (RFC 9068) in the metadata "authorization", which is good only on a
+// connection with the certificate of the device that it was issued to (RFC 8705 §3). What the token may be used for are its scopes; each method names
+// the one that it needs.
+//
+// Errors of every method: UNAUTHENTICATED when the token or the certificate is not good (any more), or, with the reason
+// INSUFFICIENT_USER_AUTHENTICATION, when the customer has to log in anew with a one-time code (RFC 9470); PERMISSION_DENIED when the token has not the
+// scope; RESOURCE_EXHAUSTED when the customer calls too often, or the bank is busy: it says when to try again.
 type MobileBankServiceClient interface {
 	// OpenAccount opens an account for the customer. It is idempotent by request_id.
 	//
-	// Called by the mobile app.
+	// Called by the mobile app, with the scope accounts.open.
 	//
 	// Errors: ALREADY_EXISTS when the customer used the request_id for other content.
 	OpenAccount(ctx context.Context, in *OpenAccountRequest, opts ...grpc.CallOption) (*OpenAccountResponse, error)
 	// ListAccounts lists the customer's accounts with their balances, oldest first.
 	//
-	// Called by the mobile app.
+	// Called by the mobile app, with the scope accounts.read.
 	ListAccounts(ctx context.Context, in *ListAccountsRequest, opts ...grpc.CallOption) (*ListAccountsResponse, error)
 	// CloseAccount closes one of the customer's accounts for good. Closing a closed account changes nothing. A transfer that was under
 	// way at that moment may still come in; the balance then shows it.
 	//
-	// Called by the mobile app.
+	// Called by the mobile app, with the scope accounts.close.
 	//
 	// Errors: NOT_FOUND; FAILED_PRECONDITION while the balance is not zero, a part of it is held, or the account is frozen; ABORTED when the
 	// account was being closed by several requests at once, and UNAVAILABLE when the balance could not be asked for: send the same request again.
 	CloseAccount(ctx context.Context, in *CloseAccountRequest, opts ...grpc.CallOption) (*CloseAccountResponse, error)
-	// Transfer pays from one of the customer's accounts. It is idempotent by request_id.
+	// Transfer pays from one of the customer's accounts. It is idempotent by request_id. Above an amount that the bank sets, it takes a customer who has
+	// logged in with a one-time code too.
 	//
-	// Called by the mobile app.
+	// Called by the mobile app, with the scope transfer.
 	//
 	// Errors: NOT_FOUND when the paying account is not the customer's or the payee does not exist; FAILED_PRECONDITION when an
 	// account is closed, frozen or of another currency; ALREADY_EXISTS when the customer used the request_id for other content;
@@ -67,13 +74,13 @@ type MobileBankServiceClient interface {
 	Transfer(ctx context.Context, in *TransferRequest, opts ...grpc.CallOption) (*TransferResponse, error)
 	// GetStatement lists what went in and out of one of the customer's accounts, newest first.
 	//
-	// Called by the mobile app.
+	// Called by the mobile app, with the scope accounts.read.
 	GetStatement(ctx context.Context, in *GetStatementRequest, opts ...grpc.CallOption) (*GetStatementResponse, error)
-	// WatchActivity sends the changes of state of the account's transfers from a cursor on, until the caller ends it: every
+	// WatchActivity sends the changes of state of the account's transfers from a cursor on, until the caller ends it or the token expires: every
 	// change of a transfer from the account, and of one to it only that the money has come in. A transfer that was refused or held is
 	// the payer's to know of.
 	//
-	// Called by the mobile app.
+	// Called by the mobile app, with the scope accounts.read.
 	WatchActivity(ctx context.Context, in *WatchActivityRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchActivityResponse], error)
 }
 
@@ -158,32 +165,39 @@ type MobileBankService_WatchActivityClient = grpc.ServerStreamingClient[WatchAct
 // All implementations must embed UnimplementedMobileBankServiceServer
 // for forward compatibility.
 //
-// MobileBankService is served by the gateway, the bank's one door to the outside. Every method acts for one customer and
-// on that customer's own accounts only: another customer's account is answered like one that does not exist.
+// MobileBankService is served by the gateway at the bank's edge, over gRPC and as REST/JSON (http.yaml beside this file says which path is which method).
+// Every method acts for one customer and on that customer's own accounts only: another customer's account is answered like one that does not exist.
 //
-// Until customers carry tokens of their own, the app names its customer in the field customer_id of each request.
+// Who the customer is, no request says. It is the subject of the access token (RFC 9068) in the metadata "authorization", which is good only on a
+// connection with the certificate of the device that it was issued to (RFC 8705 §3). What the token may be used for are its scopes; each method names
+// the one that it needs.
+//
+// Errors of every method: UNAUTHENTICATED when the token or the certificate is not good (any more), or, with the reason
+// INSUFFICIENT_USER_AUTHENTICATION, when the customer has to log in anew with a one-time code (RFC 9470); PERMISSION_DENIED when the token has not the
+// scope; RESOURCE_EXHAUSTED when the customer calls too often, or the bank is busy: it says when to try again.
 type MobileBankServiceServer interface {
 	// OpenAccount opens an account for the customer. It is idempotent by request_id.
 	//
-	// Called by the mobile app.
+	// Called by the mobile app, with the scope accounts.open.
 	//
 	// Errors: ALREADY_EXISTS when the customer used the request_id for other content.
 	OpenAccount(context.Context, *OpenAccountRequest) (*OpenAccountResponse, error)
 	// ListAccounts lists the customer's accounts with their balances, oldest first.
 	//
-	// Called by the mobile app.
+	// Called by the mobile app, with the scope accounts.read.
 	ListAccounts(context.Context, *ListAccountsRequest) (*ListAccountsResponse, error)
 	// CloseAccount closes one of the customer's accounts for good. Closing a closed account changes nothing. A transfer that was under
 	// way at that moment may still come in; the balance then shows it.
 	//
-	// Called by the mobile app.
+	// Called by the mobile app, with the scope accounts.close.
 	//
 	// Errors: NOT_FOUND; FAILED_PRECONDITION while the balance is not zero, a part of it is held, or the account is frozen; ABORTED when the
 	// account was being closed by several requests at once, and UNAVAILABLE when the balance could not be asked for: send the same request again.
 	CloseAccount(context.Context, *CloseAccountRequest) (*CloseAccountResponse, error)
-	// Transfer pays from one of the customer's accounts. It is idempotent by request_id.
+	// Transfer pays from one of the customer's accounts. It is idempotent by request_id. Above an amount that the bank sets, it takes a customer who has
+	// logged in with a one-time code too.
 	//
-	// Called by the mobile app.
+	// Called by the mobile app, with the scope transfer.
 	//
 	// Errors: NOT_FOUND when the paying account is not the customer's or the payee does not exist; FAILED_PRECONDITION when an
 	// account is closed, frozen or of another currency; ALREADY_EXISTS when the customer used the request_id for other content;
@@ -192,13 +206,13 @@ type MobileBankServiceServer interface {
 	Transfer(context.Context, *TransferRequest) (*TransferResponse, error)
 	// GetStatement lists what went in and out of one of the customer's accounts, newest first.
 	//
-	// Called by the mobile app.
+	// Called by the mobile app, with the scope accounts.read.
 	GetStatement(context.Context, *GetStatementRequest) (*GetStatementResponse, error)
-	// WatchActivity sends the changes of state of the account's transfers from a cursor on, until the caller ends it: every
+	// WatchActivity sends the changes of state of the account's transfers from a cursor on, until the caller ends it or the token expires: every
 	// change of a transfer from the account, and of one to it only that the money has come in. A transfer that was refused or held is
 	// the payer's to know of.
 	//
-	// Called by the mobile app.
+	// Called by the mobile app, with the scope accounts.read.
 	WatchActivity(*WatchActivityRequest, grpc.ServerStreamingServer[WatchActivityResponse]) error
 	mustEmbedUnimplementedMobileBankServiceServer()
 }

@@ -214,7 +214,7 @@ func (ReviewDecision) EnumDescriptor() ([]byte, []int) {
 type Reason struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Stable and for programs: risk's codes; RISK_UNAVAILABLE (in review); after the ledger's answer INSUFFICIENT_FUNDS or
-	// BALANCE_OUT_OF_RANGE (refused) or LEDGER_REJECTED (in review; refused when what was set aside was given free meanwhile); ACCOUNT_FROZEN or ACCOUNT_CLOSED when an account went out of
+	// BALANCE_OUT_OF_RANGE (refused) or LEDGER_REJECTED (in review, also when nothing proves to the ledger any more that the customer asked for it; refused when what was set aside was given free meanwhile); ACCOUNT_FROZEN or ACCOUNT_CLOSED when an account went out of
 	// use on the way (refused); REVIEW_REFUSED.
 	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
 	// For people.
@@ -270,7 +270,7 @@ func (x *Reason) GetMessage() string {
 // Payment is one payment.
 type Payment struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Assigned by the service: "pay-" and 26 characters of lower-case base 32.
+	// Chosen by who asks for a transfer, and by the service for a cash deposit: "pay-" and 26 characters of lower-case base 32.
 	PaymentId string `protobuf:"bytes,1,opt,name=payment_id,json=paymentId,proto3" json:"payment_id,omitempty"`
 	// The caller's key of idempotency.
 	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -424,7 +424,10 @@ type CreatePaymentRequest struct {
 	// How much, above zero.
 	Amount *v1.Money `protobuf:"bytes,4,opt,name=amount,proto3" json:"amount,omitempty"`
 	// Shown on both statements.
-	Reference     string `protobuf:"bytes,5,opt,name=reference,proto3" json:"reference,omitempty"`
+	Reference string `protobuf:"bytes,5,opt,name=reference,proto3" json:"reference,omitempty"`
+	// Chosen by the caller, who derives it from the request_id: the ID that the payment is to have, and has behind payments too. The customer's
+	// transaction token has it, so that each service can tell this payment from another.
+	PaymentId     string `protobuf:"bytes,6,opt,name=payment_id,json=paymentId,proto3" json:"payment_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -490,6 +493,13 @@ func (x *CreatePaymentRequest) GetAmount() *v1.Money {
 func (x *CreatePaymentRequest) GetReference() string {
 	if x != nil {
 		return x.Reference
+	}
+	return ""
+}
+
+func (x *CreatePaymentRequest) GetPaymentId() string {
+	if x != nil {
+		return x.PaymentId
 	}
 	return ""
 }
@@ -1115,7 +1125,7 @@ const file_bank_payments_v1_payments_proto_rawDesc = "" +
 	"createTime\x12;\n" +
 	"\vupdate_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"updateTime\x12\x18\n" +
-	"\aversion\x18\f \x01(\x03R\aversion\"\x88\x04\n" +
+	"\aversion\x18\f \x01(\x03R\aversion\"\xc2\x04\n" +
 	"\x14CreatePaymentRequest\x12;\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\b\x18@2\x11^[A-Za-z0-9._-]+$R\trequestId\x12C\n" +
@@ -1123,7 +1133,9 @@ const file_bank_payments_v1_payments_proto_rawDesc = "" +
 	"\x10payee_account_id\x18\x03 \x01(\tB\x19\xbaH\x16r\x142\x12^acc-[a-z2-7]{26}$R\x0epayeeAccountId\x12z\n" +
 	"\x06amount\x18\x04 \x01(\v2\x14.bank.money.v1.MoneyBL\xbaHI\xba\x01C\n" +
 	"\x17payment.amount.positive\x12\x12must be above zero\x1a\x14this.minor_units > 0\xc8\x01\x01R\x06amount\x12)\n" +
-	"\treference\x18\x05 \x01(\tB\v\xbaH\br\x06\x18d\xba\x01\x01\x00R\treference:\x81\x01\xbaH~\x1a|\n" +
+	"\treference\x18\x05 \x01(\tB\v\xbaH\br\x06\x18d\xba\x01\x01\x00R\treference\x128\n" +
+	"\n" +
+	"payment_id\x18\x06 \x01(\tB\x19\xbaH\x16r\x142\x12^pay-[a-z2-7]{26}$R\tpaymentId:\x81\x01\xbaH~\x1a|\n" +
 	"\x17payment.accounts.differ\x121payer_account_id and payee_account_id must differ\x1a.this.payer_account_id != this.payee_account_id\"L\n" +
 	"\x15CreatePaymentResponse\x123\n" +
 	"\apayment\x18\x01 \x01(\v2\x19.bank.payments.v1.PaymentR\apayment\"\xb2\x02\n" +

@@ -39,10 +39,10 @@ type PaymentServiceClient interface {
 	// CreatePayment makes a payment and runs it as far as it goes. It is idempotent by request_id, scoped to the calling
 	// service: the same ID with the same content answers the payment that the first request made, in its present state.
 	//
-	// Called by the gateway only, for the customer who owns the paying account.
+	// Called by the gateway only, for the customer who owns the paying account, with that customer's transaction token for this very payment.
 	//
-	// Errors: ALREADY_EXISTS when the request_id was used for other content; FAILED_PRECONDITION when an account is closed or
-	// of another currency; NOT_FOUND when an account does not exist. A payment that risk or the ledger refuses is no
+	// Errors: ALREADY_EXISTS when the request_id was used for other content, or the payment_id for another payment; FAILED_PRECONDITION when an
+	// account is closed or of another currency; NOT_FOUND when an account does not exist, or the paying one is another customer's. A payment that risk or the ledger refuses is no
 	// error: it is returned in PAYMENT_STATE_REFUSED or PAYMENT_STATE_IN_REVIEW with its reasons. Nor is one that cannot go on at the moment: it is
 	// returned in the state that it has reached, and goes on by itself. UNAVAILABLE means that it is not known whether there is a payment:
 	// send the same request again.
@@ -67,9 +67,9 @@ type PaymentServiceClient interface {
 	// and then new ones as they happen, until the caller ends the stream. A watcher that reconnects with the last cursor
 	// it saw misses nothing and sees nothing twice.
 	//
-	// Called by the gateway, for customers who watch their own account, and by the operator.
+	// Called by the gateway with the transaction token of a customer, who may watch their own account, and by the operator.
 	//
-	// Errors: INVALID_ARGUMENT for a cursor that this method did not issue for this account.
+	// Errors: INVALID_ARGUMENT for a cursor that this method did not issue for this account; NOT_FOUND for an account of another customer, or of nobody.
 	WatchPayments(ctx context.Context, in *WatchPaymentsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchPaymentsResponse], error)
 	// ReviewPayment decides on a payment in PAYMENT_STATE_IN_REVIEW: approved, it goes on without being assessed again; otherwise it is refused, and
 	// what was set aside for it is available again. The decision is on the version of the payment that the person has seen. The same decision on
@@ -169,10 +169,10 @@ type PaymentServiceServer interface {
 	// CreatePayment makes a payment and runs it as far as it goes. It is idempotent by request_id, scoped to the calling
 	// service: the same ID with the same content answers the payment that the first request made, in its present state.
 	//
-	// Called by the gateway only, for the customer who owns the paying account.
+	// Called by the gateway only, for the customer who owns the paying account, with that customer's transaction token for this very payment.
 	//
-	// Errors: ALREADY_EXISTS when the request_id was used for other content; FAILED_PRECONDITION when an account is closed or
-	// of another currency; NOT_FOUND when an account does not exist. A payment that risk or the ledger refuses is no
+	// Errors: ALREADY_EXISTS when the request_id was used for other content, or the payment_id for another payment; FAILED_PRECONDITION when an
+	// account is closed or of another currency; NOT_FOUND when an account does not exist, or the paying one is another customer's. A payment that risk or the ledger refuses is no
 	// error: it is returned in PAYMENT_STATE_REFUSED or PAYMENT_STATE_IN_REVIEW with its reasons. Nor is one that cannot go on at the moment: it is
 	// returned in the state that it has reached, and goes on by itself. UNAVAILABLE means that it is not known whether there is a payment:
 	// send the same request again.
@@ -197,9 +197,9 @@ type PaymentServiceServer interface {
 	// and then new ones as they happen, until the caller ends the stream. A watcher that reconnects with the last cursor
 	// it saw misses nothing and sees nothing twice.
 	//
-	// Called by the gateway, for customers who watch their own account, and by the operator.
+	// Called by the gateway with the transaction token of a customer, who may watch their own account, and by the operator.
 	//
-	// Errors: INVALID_ARGUMENT for a cursor that this method did not issue for this account.
+	// Errors: INVALID_ARGUMENT for a cursor that this method did not issue for this account; NOT_FOUND for an account of another customer, or of nobody.
 	WatchPayments(*WatchPaymentsRequest, grpc.ServerStreamingServer[WatchPaymentsResponse]) error
 	// ReviewPayment decides on a payment in PAYMENT_STATE_IN_REVIEW: approved, it goes on without being assessed again; otherwise it is refused, and
 	// what was set aside for it is available again. The decision is on the version of the payment that the person has seen. The same decision on
