@@ -82,6 +82,8 @@ func showDecision(out *console.Console, d *auditv1.Decision) {
 		{"method", console.Cell{Text: d.GetMethod()}},
 		{"caller", console.Cell{Text: or(d.GetPeerId())}},
 		{"its SVID", console.Cell{Text: or(d.GetPeerSerial())}},
+		{"subject", console.Cell{Text: or(d.GetSubject())}},
+		{"txn", console.Cell{Text: or(d.GetTransactionId())}},
 		{"server", console.Cell{Text: d.GetServerId()}},
 		{"time", console.Cell{Text: d.GetDecideTime().AsTime().Local().Format(time.RFC3339Nano)}},
 		{"policy", console.Cell{Text: or(d.GetPolicyVersion())}},

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/console"
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/site"
 	auditv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/audit/v1"
 )
 
@@ -36,26 +37,28 @@ func row(i int, rest string) string {
 func wantRows() []string {
 	const method = "bank.ledger.v1.LedgerService/PostTransfer"
 	return []string{
-		row(1, "/payments "+method+" allowed 00000000000000000000000000000001 bank.yaml:101"),
-		row(2, "spiffe://other.test/risk - denied 00000000000000000000000000000002 no rule �[2J"),
-		row(3, "- - lost - 12 decisions were lost until "+clock(time.Date(2026, 11, 5, 9, 30, 3, 123456000, time.UTC))),
-		row(4, "/payments "+method+" allowed, in shadow denied 00000000000000000000000000000004 bank.yaml:101"),
+		row(1, "/payments "+method+" - allowed 00000000000000000000000000000001 bank.yaml:101"),
+		row(2, "spiffe://other.test/risk - - denied 00000000000000000000000000000002 no rule �[2J"),
+		row(3, "- - - lost - 12 decisions were lost until "+clock(time.Date(2026, 11, 5, 9, 30, 3, 123456000, time.UTC))),
+		row(4, "/payments "+method+" alice�[2J allowed, in shadow denied 00000000000000000000000000000004 bank.yaml:101"),
 	}
 }
 
-const headerRow = "POSITION TIME SERVER PEER METHOD VERDICT DECISION WHY"
+const headerRow = "POSITION TIME SERVER PEER METHOD SUBJECT VERDICT DECISION WHY"
 
 func TestAuditQueryAsksForWhatTheFlagsSay(t *testing.T) {
 	t.Parallel()
 	b, fake := newAudit(t, trailOf(4))
 	out, err := b.countersign(t, "audit", "query", "--peer=/risk", "--server=spiffe://bank.test/ledger", "--method=PostTransfer", "--verdict=denied", "--shadow=allowed",
-		"--since=2026-11-05T09:30:00Z", "--until=2026-11-05T10:30:00+01:00", "--decision="+strings.Repeat("ab", 16), "--trace="+strings.Repeat("cd", 16))
+		"--since=2026-11-05T09:30:00Z", "--until=2026-11-05T10:30:00+01:00", "--decision="+strings.Repeat("ab", 16), "--trace="+strings.Repeat("cd", 16),
+		"--subject=alice", "--transaction=txn-1")
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := &auditv1.ListDecisionsRequest{PageSize: 50, Filter: &auditv1.DecisionFilter{
 		PeerId: "spiffe://bank.test/risk", ServerId: "spiffe://bank.test/ledger", Method: "/bank.ledger.v1.LedgerService/PostTransfer",
 		Verdict: auditv1.Verdict_VERDICT_DENIED, ShadowVerdict: auditv1.Verdict_VERDICT_ALLOWED, DecisionId: strings.Repeat("ab", 16), TraceId: strings.Repeat("cd", 16),
+		Subject: "alice", TransactionId: "txn-1",
 		StartTime: timestamppb.New(time.Date(2026, 11, 5, 9, 30, 0, 0, time.UTC)), EndTime: timestamppb.New(time.Date(2026, 11, 5, 9, 30, 0, 0, time.UTC)),
 	}}
 	if diff := cmp.Diff([]*auditv1.ListDecisionsRequest{want}, fake.lists, protocmp.Transform()); diff != "" {
@@ -133,7 +136,7 @@ func tail(t *testing.T, b *bank, lines int, c auditTailCommand) string {
 	defer interrupt()
 	out := &untilLines{left: lines, reached: interrupt}
 	c.Addr, c.Expect = "audit", "/audit"
-	if err := c.Run(ctx, &session{dir: b.dir, out: console.New(out, nil), err: console.New(out, nil)}); err != nil {
+	if err := c.Run(ctx, &session{dir: b.dir, mesh: site.Finder{Dir: b.dir}, out: console.New(out, nil), err: console.New(out, nil)}); err != nil {
 		t.Fatal(err)
 	}
 	if out.left > 0 {
@@ -195,6 +198,17 @@ func TestAuditTailBeginsAtTheHead(t *testing.T) {
 func TestAuditShowsTheShadowVerdict(t *testing.T) {
 	t.Parallel()
 	for i, want := range map[int]string{4: "shadow    would be denied by bank.yaml:104\n", 1: "shadow    -\n"} {
+		var out bytes.Buffer
+		showDecision(console.New(&out, nil), trailOf(4)[i-1].GetDecision())
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in:\n%s", want, out.String())
+		}
+	}
+}
+
+func TestAuditShowsForWhomAndInWhichTransaction(t *testing.T) {
+	t.Parallel()
+	for i, want := range map[int]string{4: "subject   alice�[2J\ntxn       txn-1\n", 1: "subject   -\ntxn       -\n"} {
 		var out bytes.Buffer
 		showDecision(console.New(&out, nil), trailOf(4)[i-1].GetDecision())
 		if !strings.Contains(out.String(), want) {

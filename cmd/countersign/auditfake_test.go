@@ -31,6 +31,7 @@ func (l *auditLog) Record(d audit.Decision) {
 	l.store(&auditv1.StoredRecord{Event: &auditv1.StoredRecord_Decision{Decision: &auditv1.Decision{
 		DecisionId: d.ID.String(), DecideTime: timestamppb.New(d.Time), PeerId: d.PeerID, PeerSerial: d.PeerSerial, Method: d.Method,
 		Verdict: verdict, Rule: d.Rule, Reason: d.Reason, PolicyVersion: d.PolicyVersion,
+		Subject: d.Subject, TransactionId: d.TransactionID,
 	}}})
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -25,6 +26,9 @@ type auditFilter struct {
 	Until    string `placeholder:"TIME" help:"Before this time, written in the same way."`
 	Decision string `placeholder:"ID" help:"The decision with this ID, from the error of a denied call."`
 	Trace    string `placeholder:"ID" help:"Calls with this W3C trace ID."`
+
+	Subject     string `placeholder:"USER" help:"Calls that were made for this user, by a transaction token that the server has verified."`
+	Transaction string `placeholder:"ID" help:"Calls in this transaction, by the same token."`
 }
 
 // Validate implements kong's check of a command.
@@ -65,8 +69,11 @@ func (f auditFilter) filter(own spiffeid.TrustDomain, now time.Time) (*auditv1.D
 	}
 	note("--decision", checkHex(f.Decision))
 	note("--trace", checkHex(f.Trace))
+	note("--subject", checkLength(f.Subject, maxSubject))
+	note("--transaction", checkLength(f.Transaction, maxTransaction))
 	filter := &auditv1.DecisionFilter{
 		PeerId: id("--peer", f.Peer), ServerId: id("--server", f.Server), Method: method, DecisionId: f.Decision, TraceId: f.Trace,
+		Subject: f.Subject, TransactionId: f.Transaction,
 		Verdict: parseVerdict(f.Verdict), ShadowVerdict: parseVerdict(f.Shadow),
 		StartTime: moment("--since", f.Since), EndTime: moment("--until", f.Until),
 	}
@@ -90,6 +97,19 @@ func parseTime(text string, now time.Time) (*timestamppb.Timestamp, error) {
 		return nil, fmt.Errorf("%q is no time; right would be 2026-11-05T09:30:00Z, or 10m for ten minutes ago", text)
 	}
 	return timestamppb.New(at), nil
+}
+
+// The longest that the audit service looks for.
+const (
+	maxSubject     = 256
+	maxTransaction = 64
+)
+
+func checkLength(text string, most int) error {
+	if n := utf8.RuneCountInString(text); n > most {
+		return fmt.Errorf("it has %d characters; no record has more than %d", n, most)
+	}
+	return nil
 }
 
 // checkHex checks the ID of a decision or a trace.

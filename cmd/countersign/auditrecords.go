@@ -144,8 +144,8 @@ func (c *auditTailCommand) printer(s *session, own spiffeid.TrustDomain) func(*a
 	if c.JSON {
 		return func(r *auditv1.StoredRecord) error { return printRecord(s.out, r) }
 	}
-	const position, at, id, method, verdict, decision = 8, 23, 10, 44, 7, 32 // what is usual
-	rows := s.out.Rows(recordHeaders(), position, at, id, id, method, verdict, decision)
+	const position, at, id, method, subject, verdict, decision = 8, 23, 10, 44, 10, 7, 32 // what is usual
+	rows := s.out.Rows(recordHeaders(), position, at, id, id, method, subject, verdict, decision)
 	return func(r *auditv1.StoredRecord) error {
 		rows.Add(recordRow(own, r))
 		return nil
@@ -167,7 +167,7 @@ func printRecord(out *console.Console, r *auditv1.StoredRecord) error {
 }
 
 func recordHeaders() []string {
-	return []string{"position", "time", "server", "peer", "method", "verdict", "decision", "why"}
+	return []string{"position", "time", "server", "peer", "method", "subject", "verdict", "decision", "why"}
 }
 
 // recordRow is a record in a table: SPIFFE IDs are as short as the flags take them, and the reason of a denial stands where the rule does
@@ -184,7 +184,7 @@ func recordRow(own spiffeid.TrustDomain, r *auditv1.StoredRecord) []console.Cell
 		gap := r.GetGap()
 		row[1].Text = clock(gap.GetStartTime().AsTime())
 		why := fmt.Sprintf("%d decisions were lost until %s", gap.GetLostCount(), clock(gap.GetEndTime().AsTime()))
-		return append(row, console.Cell{Text: none}, console.Cell{Text: none}, console.Cell{Text: "lost", Tone: console.Wary}, console.Cell{Text: none}, console.Cell{Text: why})
+		return append(row, console.Cell{Text: none}, console.Cell{Text: none}, console.Cell{Text: none}, console.Cell{Text: "lost", Tone: console.Wary}, console.Cell{Text: none}, console.Cell{Text: why})
 	}
 	row[1].Text = clock(d.GetDecideTime().AsTime())
 	why := d.GetRule()
@@ -196,7 +196,7 @@ func recordRow(own spiffeid.TrustDomain, r *auditv1.StoredRecord) []console.Cell
 		verdict.Text += ", in shadow " + verdictCell(shadow).Text
 	}
 	return append(row, console.Cell{Text: short(d.GetPeerId())}, console.Cell{Text: or(console.Visible(strings.TrimPrefix(d.GetMethod(), "/")))},
-		verdict, console.Cell{Text: console.Visible(d.GetDecisionId()), Tone: console.Faint}, console.Cell{Text: or(console.Visible(why))})
+		console.Cell{Text: or(console.Visible(d.GetSubject()))}, verdict, console.Cell{Text: console.Visible(d.GetDecisionId()), Tone: console.Faint}, console.Cell{Text: or(console.Visible(why))})
 }
 
 func clock(at time.Time) string { return at.Local().Format("2006-01-02 15:04:05.000") }

@@ -80,6 +80,17 @@ func (b *bank) serve(t *testing.T, name string, watch bool) (address string) {
 // serveWith is serve for a server of more than every server has.
 func (b *bank) serveWith(t *testing.T, name string, watch bool, register func(*mesh.Server), opts ...mesh.ServerOption) (address string) {
 	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.serveAt(t, listener, name, watch, register, opts...)
+	return listener.Addr().String()
+}
+
+// serveAt is serveWith for who has chosen where.
+func (b *bank) serveAt(t *testing.T, listener net.Listener, name string, watch bool, register func(*mesh.Server), opts ...mesh.ServerOption) {
+	t.Helper()
 	file, err := authz.Open(b.policy)
 	if err != nil {
 		t.Fatal(err)
@@ -89,10 +100,6 @@ func (b *bank) serveWith(t *testing.T, name string, watch bool, register func(*m
 		t.Fatal(err)
 	}
 	register(server)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
 	runs := []func(context.Context) error{func(ctx context.Context) error { return server.Serve(ctx, listener) }}
 	if watch {
 		runs = append(runs, file.Watch)
@@ -110,7 +117,6 @@ func (b *bank) serveWith(t *testing.T, name string, watch bool, register func(*m
 		cancel()
 		running.Wait()
 	})
-	return listener.Addr().String()
 }
 
 // address is where a service is.

@@ -76,7 +76,7 @@ type proxyCommand struct {
 
 func (c *proxyCommand) Run(ctx context.Context, s *session) error {
 	return c.with(ctx, s, func(self *dial.Workload) error {
-		target, err := dial.Find(s.dir, self.ID().TrustDomain(), c.Addr, c.Expect)
+		target, err := s.mesh.Target(self.ID().TrustDomain(), c.Addr, c.Expect)
 		if err != nil {
 			return err
 		}

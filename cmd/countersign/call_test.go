@@ -15,6 +15,7 @@ import (
 
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/dial"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/rundir"
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/site"
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
 	ledgerv1 "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
 	paymentsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/payments/v1"
@@ -67,7 +68,7 @@ func TestACallThatDidNotEndByItselfFailsUnlessItIsAStreamAndCtrlCEndedIt(t *test
 			address := m.Serve(t, "/ledger", func(s grpc.ServiceRegistrar) {
 				ledgerv1.RegisterLedgerServiceServer(s, bank)
 				paymentsv1.RegisterPaymentServiceServer(s, bank)
-			})
+			}, meshtest.WithoutUsers())
 			dir, err := rundir.At(filepath.Join(t.TempDir(), "run"))
 			if err != nil {
 				t.Fatal(err)
@@ -90,7 +91,7 @@ func TestACallThatDidNotEndByItselfFailsUnlessItIsAStreamAndCtrlCEndedIt(t *test
 				Method: test.method, Data: test.data, Wait: test.timeout,
 				server: to, workload: workload{Socket: socket},
 			}
-			err = command.Run(ctx, &session{dir: dir, stdout: io.Discard})
+			err = command.Run(ctx, &session{dir: dir, mesh: site.Finder{Dir: dir}, stdout: io.Discard})
 			got := codes.OK
 			if failed, ok := errors.AsType[*dial.StatusError](err); ok {
 				got = failed.Status.Code()

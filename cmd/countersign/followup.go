@@ -8,27 +8,25 @@ import (
 	"sync"
 	"time"
 
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"google.golang.org/grpc"
-
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/admin"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/console"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/dial"
-	"github.com/countersign-mesh/countersign/cmd/countersign/internal/rundir"
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/site"
 	adminv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/admin/v1"
 )
 
 // errNotHeeded means that a revocation is written and not known to be in force everywhere.
 var errNotHeeded = errors.New("the revocation is written, but not known to be in force everywhere")
 
-// followUp waits until the services heed a revocation, shows what they cut, and fails when one of them does not.
-func followUp(ctx context.Context, s *session, self *dial.Workload, services []rundir.Program, r admin.Revoked) error {
+// followUp waits until every server of the services heeds a revocation, shows what they cut, and fails when one does not.
+func followUp(ctx context.Context, s *session, self *dial.Workload, services []site.Service, r admin.Revoked) error {
 	ctx, cancel := context.WithTimeout(ctx, askBound)
 	defer cancel()
-	outcomes := make([]admin.Outcome, len(services))
+	servers := s.mesh.Servers(ctx, services...)
+	outcomes := make([]admin.Outcome, len(servers))
 	var group sync.WaitGroup
-	for i, service := range services {
-		group.Go(func() { outcomes[i] = heeds(ctx, self, service, r) })
+	for i, server := range servers {
+		group.Go(func() { outcomes[i] = heeds(ctx, self, server, r) })
 	}
 	group.Wait()
 	var failed []string
@@ -36,22 +34,23 @@ func followUp(ctx context.Context, s *session, self *dial.Workload, services []r
 	for i, o := range outcomes {
 		slowest = max(slowest, o.InForce)
 		if o.Err != nil {
-			failed = append(failed, fmt.Sprintf("%s: %v", services[i].Name, dial.Explain(o.Err)))
+			failed = append(failed, fmt.Sprintf("%s: %v", servers[i].Name, dial.Explain(o.Err)))
 		}
 	}
-	if heeded := len(services) - len(failed); heeded > 0 {
-		s.out.Printf("In force at %d of %d services, policy %s, after %s at the latest.\n", heeded, len(services), r.Version, milliseconds(slowest))
+	if heeded := len(servers) - len(failed); heeded > 0 {
+		s.out.Printf("In force at %d of %d %s, policy %s, after %s at the latest.\n",
+			heeded, len(servers), site.Noun(services, servers), r.Version, milliseconds(slowest))
 	}
-	showCuts(s.out, services, outcomes, r.Time)
+	showCuts(s.out, servers, outcomes, r.Time)
 	if len(failed) > 0 {
 		return fmt.Errorf("%w:\n%s", errNotHeeded, strings.Join(failed, "\n"))
 	}
 	return nil
 }
 
-// heeds is followUp for one service.
-func heeds(ctx context.Context, self *dial.Workload, service rundir.Program, r admin.Revoked) admin.Outcome {
-	conn, err := dialService(self, service)
+// heeds is followUp for one server.
+func heeds(ctx context.Context, self *dial.Workload, server site.Service, r admin.Revoked) admin.Outcome {
+	conn, err := self.Dial(server.Target)
 	if err != nil {
 		return admin.Outcome{Err: err}
 	}
@@ -60,22 +59,13 @@ func heeds(ctx context.Context, self *dial.Workload, service rundir.Program, r a
 	return o
 }
 
-// dialService returns a connection to a service of the mesh. The caller closes it.
-func dialService(self *dial.Workload, service rundir.Program) (*grpc.ClientConn, error) {
-	id, err := spiffeid.FromString(service.SPIFFEID)
-	if err != nil {
-		return nil, err
-	}
-	return self.Dial(dial.Target{Address: service.Address, ID: id})
-}
-
-func showCuts(out *console.Console, services []rundir.Program, outcomes []admin.Outcome, since time.Time) {
+func showCuts(out *console.Console, servers []site.Service, outcomes []admin.Outcome, since time.Time) {
 	var rows [][]console.Cell
 	for i, o := range outcomes {
 		for _, cut := range o.Cuts {
 			c := cut.GetConnection()
 			rows = append(rows, []console.Cell{
-				{Text: services[i].Name, Tone: console.Strong},
+				{Text: servers[i].Name, Tone: console.Strong},
 				{Text: c.GetPeerId()},
 				{Text: directionOf(c)},
 				{Text: c.GetPeerSerial()},

@@ -17,6 +17,7 @@ import (
 
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/console"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/rundir"
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/site"
 )
 
 func main() {
@@ -49,20 +50,28 @@ func (e *codeError) Unwrap() error { return e.error }
 
 // cli is the whole command line.
 type cli struct {
-	Up     upCommand     `cmd:"" help:"Start the mesh: the authority and the six services. Ctrl-C stops it."`
-	Down   downCommand   `cmd:"" help:"Stop the mesh, and clean up after one that was killed."`
-	Status statusCommand `cmd:"" help:"Say how each program of the mesh is. Exits with 3 when no mesh runs."`
-	Demo   demoCommand   `cmd:"" help:"Play a day of the bank against the running mesh and check every outcome."`
-	SVID   svidCommand   `cmd:"" name:"svid" help:"This process's own X.509-SVID, from the Workload API."`
-	Call   callCommand   `cmd:"" help:"Call a gRPC method, with this process's identity, of a server whose SPIFFE ID is verified."`
-	Proxy  proxyCommand  `cmd:"" help:"Serve a server on a plaintext port of loopback, with this process's identity, for stock tools."`
-	Audit  auditCommand  `cmd:"" help:"Look up authorization decisions."`
-	Policy policyCommand `cmd:"" help:"Check, test, explain, draw, compare and change policy files."`
-	Peers  peersCommand  `cmd:"" help:"List the live connections of a server: with whom, by which SVID, until when."`
-	Revoke revokeCommand `cmd:"" help:"Revoke a workload (--id), an SVID (--serial) or an authority (--authority) in the policy file, and show which connections were cut."`
-	Act    actCommand    `cmd:"" hidden:"" help:"Make the calls that standard input orders. For demo, which acts through copies of this program."`
+	Up       upCommand       `cmd:"" help:"Start the mesh: the authority, or SPIRE, and the seven services. Ctrl-C stops it."`
+	Down     downCommand     `cmd:"" help:"Stop the mesh, and clean up after one that was killed."`
+	Status   statusCommand   `cmd:"" help:"Say how each program of the mesh is; of a mesh file's mesh, how each service answers. Exits with 3 when no mesh runs."`
+	Demo     demoCommand     `cmd:"" help:"Play a day of the bank against the running mesh and check every outcome."`
+	SVID     svidCommand     `cmd:"" name:"svid" help:"This process's own X.509-SVID, from the Workload API."`
+	Call     callCommand     `cmd:"" help:"Call a gRPC method, with this process's identity, of a server whose SPIFFE ID is verified."`
+	Proxy    proxyCommand    `cmd:"" help:"Serve a server on a plaintext port of loopback, with this process's identity, for stock tools."`
+	Audit    auditCommand    `cmd:"" help:"Look up authorization decisions."`
+	Policy   policyCommand   `cmd:"" help:"Check, test, explain, draw, compare and change policy files."`
+	Peers    peersCommand    `cmd:"" help:"List the live connections of a server: with whom, by which SVID, until when."`
+	Revoke   revokeCommand   `cmd:"" help:"Revoke a workload (--id), an SVID (--serial) or an authority (--authority) in the policy file, and show which connections were cut."`
+	Bank     bankCommand     `cmd:"" help:"Be a customer of the bank: enrol a device, log in, pay, over the gateway's edge."`
+	Customer customerCommand `cmd:"" help:"Make customers, and look after their devices, as the operator."`
 
-	RunDir string `default:".countersign" env:"COUNTERSIGN_RUN_DIR" placeholder:"DIR" help:"Where the mesh keeps its state: ${default} in the current directory."`
+	Edge  edgeCommand  `cmd:"" help:"The door for customers: the certificate that they are shown."`
+	SPIRE spireCommand `cmd:"" name:"spire" help:"What SPIRE needs to take the embedded authority's place: prepare a node, register the entries."`
+	Act   actCommand   `cmd:"" hidden:"" help:"Make the calls that standard input orders, or whoever connects to a socket. For demo, which acts through copies of this program."`
+
+	Healthcheck healthcheckCommand `cmd:"" help:"Exit with 0 when the Workload API gives this process an identity. For containers."`
+
+	RunDir string `default:".countersign" env:"COUNTERSIGN_RUN_DIR" placeholder:"DIR" help:"Where the mesh of up keeps its state, and other commands find it: ${default} in the current directory."`
+	Mesh   string `env:"COUNTERSIGN_MESH" placeholder:"FILE" help:"A mesh that up did not start, such as one in containers: who serves where, in a file such as deploy/compose/mesh.yaml. It takes the place of what runs in --run-dir."`
 }
 
 // session is what a command works with.
@@ -71,11 +80,21 @@ type session struct {
 	hurry  <-chan struct{}
 	args   []string
 	dir    rundir.Dir
+	mesh   site.Finder
 	stdin  io.Reader
 	stdout io.Writer
 	out    *console.Console
 	err    *console.Console
 	log    *slog.Logger
+}
+
+// ownMesh fails when a mesh is named that commands which start and stop processes know nothing of: what was meant may be either.
+func (s *session) ownMesh() error {
+	if s.mesh.File == "" {
+		return nil
+	}
+	return &codeError{code: codeUsage, error: fmt.Errorf(
+		"up and down are about the mesh in %s, and --mesh (COUNTERSIGN_MESH) names another, %s; leave it out", s.dir, s.mesh.File)}
 }
 
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) error {
@@ -106,7 +125,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	}
 	command.BindTo(ctx, (*context.Context)(nil))
 	return command.Run(&session{
-		hurry: hurry, args: args, dir: dir, stdin: stdin, stdout: stdout,
+		hurry: hurry, args: args, dir: dir, mesh: site.Finder{File: commands.Mesh, Dir: dir}, stdin: stdin, stdout: stdout,
 		out: console.New(stdout, os.Environ()), err: console.New(stderr, os.Environ()),
 		log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})

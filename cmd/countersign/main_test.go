@@ -45,6 +45,8 @@ func TestAMistakeOnTheCommandLineNamesTheFlag(t *testing.T) {
 		"an authority that dies first":   {[]string{"up", "--svid-ttl", "1h", "--authority-ttl", "1m"}, "--authority-ttl: 1m0s is shorter than --svid-ttl"},
 		"a bound of nothing":             {[]string{"up", "--stop-timeout", "0s"}, "--stop-timeout: 0s is not above zero"},
 		"an unknown level":               {[]string{"up", "--log-level", "loud"}, "--log-level"},
+		"health in no time":              {[]string{"healthcheck", "--timeout=0s"}, "--timeout: 0s is not above zero; right would be 2s"},
+		"nowhere to install to":          {[]string{"policy", "install", "new.yaml"}, "--to"},
 		"nowhere to write to":            {[]string{"svid", "write"}, "--dir"},
 		"a call of nothing":              {[]string{"call", "ledger"}, "expected a method, such as CheckTrialBalance (countersign call --help"},
 		"a call to nobody":               {[]string{"call"}, "expected a server, such as payments, and a method, such as"},
@@ -77,6 +79,14 @@ func TestAMistakeOnTheCommandLineNamesTheFlag(t *testing.T) {
 		"to ask and not to ask":          {[]string{"policy", "apply", "new.yaml", "--yes", "--dry-run"}, "--yes and --dry-run can't be used together"},
 		"what was denied, into nothing":  {[]string{"policy", "learn", "--with-denied"}, "--with-denied: there is no least policy to put them into"},
 		"a log of the future":            {[]string{"policy", "learn", "--since=-1h"}, "--since: -1h0m0s is below zero; right would be 24h"},
+		"a profile that is a path":       {[]string{"bank", "accounts", "--profile=../alice"}, "--profile: \"../alice\" is no name of a profile"},
+		"an issuer without TLS":          {[]string{"bank", "accounts", "--issuer=http://localhost"}, "--issuer: \"http://localhost\" is no URL of an authorization server"},
+		"a payment of nothing":           {[]string{"bank", "pay", "acc-a", "0.00"}, "\"0.00\" is no amount to pay: it is not above zero"},
+		"half a cent":                    {[]string{"bank", "pay", "acc-a", "1.005"}, "\"1.005\" is no amount; right would be 25.00"},
+		"a payment to nobody":            {[]string{"bank", "pay"}, "expected the account to pay, such as acc-…, and how much, such as 25.00"},
+		"two kinds of code":              {[]string{"bank", "login", "--otp=1", "--otp-secret=A"}, "--otp and --otp-secret can't be used together"},
+		"nowhere for a certificate":      {[]string{"edge", "init"}, "--dir"},
+		"a customer without a name":      {[]string{"customer", "add"}, "expected a customer, such as alice"},
 		"which help explains the rest":   {[]string{"svid", "write"}, "countersign svid write --help"},
 		"and which when there is no cmd": {[]string{"--what"}, "countersign --help"},
 	} {
@@ -96,7 +106,7 @@ func TestHelpListsEveryCommand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, command := range []string{"up", "down", "status", "demo", "svid show", "svid write", "svid watch", "call", "proxy", "audit show", "audit query", "audit tail", "audit verify", "policy check", "policy test", "policy explain", "peers", "revoke", "policy matrix", "policy graph", "policy diff", "policy apply", "policy learn"} {
+	for _, command := range []string{"up", "down", "status", "demo", "svid show", "svid write", "svid watch", "call", "proxy", "audit show", "audit query", "audit tail", "audit verify", "policy check", "policy test", "policy explain", "peers", "revoke", "policy matrix", "policy graph", "policy diff", "policy apply", "policy learn", "edge init", "bank enrol", "bank login", "bank pay", "bank watch", "customer add", "customer revoke-device"} {
 		if !strings.Contains(out, "\n  "+command+" ") {
 			t.Errorf("%q is not in the help:\n%s", command, out)
 		}
@@ -111,6 +121,7 @@ func TestWithoutAMeshEachCommandSaysWhatToStart(t *testing.T) {
 	for name, args := range map[string][]string{
 		"status": {"status"}, "demo": {"demo"}, "svid": {"svid", "show"}, "call": {"call", "ledger", "CheckTrialBalance"},
 		"proxy": {"proxy", "ledger"}, "audit": {"audit", "show", "00"}, "audit query": {"audit", "query"}, "audit tail": {"audit", "tail"}, "audit verify": {"audit", "verify"}, "peers": {"peers", "ledger"}, "revoke": {"revoke", "--id=/risk"},
+		"bank": {"bank", "accounts"}, "customer": {"customer", "devices", "alice"}, "edge root": {"edge", "root"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := countersign(t, args...)

@@ -7,42 +7,40 @@ import (
 	"path/filepath"
 
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/rundir"
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/site"
 )
 
 // place is a policy file that is to be changed, and who has to heed that.
 type place struct {
 	policy   string
-	services []rundir.Program
+	services []site.Service
 	// unasked is why there is nobody to ask.
 	unasked string
 }
 
-// findPlace finds the policy file, by default that of the mesh that runs, and the services that read it. A file that is named by a link is the mesh's all
+// findPlace finds the policy file, by default the mesh's, and the services that read it. A file that is named by a link is the mesh's all
 // the same, and has the mesh's name then: what it includes is read beside that.
 func findPlace(s *session, policy string) (place, error) {
-	record, err := s.dir.Running()
+	mesh, err := s.mesh.Find()
 	switch {
-	case errors.Is(err, rundir.ErrNoMesh) && policy == "":
-		return place{}, fmt.Errorf("which policy file? Say it with --policy, since %w", err)
-	case errors.Is(err, rundir.ErrNoMesh):
+	case errors.Is(err, rundir.ErrNoMesh) && policy != "":
 		return place{policy: policy, unasked: fmt.Sprintf("no mesh runs in %s.", s.dir)}, nil
 	case err != nil:
-		return place{}, err
+		return place{}, whichPolicy(err)
+	case policy == "":
+		policy, err = policyOf(mesh)
+		return place{policy: policy, services: mesh.Services}, err
+	case mesh.Policy == "":
+		return place{policy: policy, unasked: fmt.Sprintf("%s does not say which policy file its services read.", mesh.Name)}, nil
 	}
-	if policy != "" {
-		if same, err := sameFile(policy, record.Policy); err != nil {
-			return place{}, fmt.Errorf("--policy: %w", err)
-		} else if !same {
-			return place{policy: policy, unasked: fmt.Sprintf("the mesh in %s reads another file, %s.", s.dir, record.Policy)}, nil
-		}
+	same, err := sameFile(policy, mesh.Policy)
+	if err != nil {
+		return place{}, fmt.Errorf("--policy: %w", err)
 	}
-	found := place{policy: record.Policy}
-	for _, program := range record.Programs {
-		if program.Address != "" {
-			found.services = append(found.services, program)
-		}
+	if !same {
+		return place{policy: policy, unasked: fmt.Sprintf("%s reads another file, %s.", mesh.Name, mesh.Policy)}, nil
 	}
-	return found, nil
+	return place{policy: mesh.Policy, services: mesh.Services}, nil
 }
 
 func sameFile(a, b string) (bool, error) {

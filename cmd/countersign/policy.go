@@ -6,6 +6,7 @@ import (
 
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/contracts"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/rundir"
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/site"
 	"github.com/countersign-mesh/countersign/pkg/policy"
 )
 
@@ -18,12 +19,13 @@ type policyCommand struct {
 	Graph   policyGraphCommand   `cmd:"" help:"Draw who calls whom, for Mermaid or Graphviz."`
 	Diff    policyDiffCommand    `cmd:"" help:"Say what a change of policy means: which peer gains or loses which method."`
 	Apply   policyApplyCommand   `cmd:"" help:"Put another policy in place, watch what it denies, and put the old one back when calls are denied that were let in before."`
+	Install policyInstallCommand `cmd:"" help:"Put a policy in place where there is none yet, and leave one that is there alone."`
 	Learn   policyLearnCommand   `cmd:"" help:"From the audit log: rules that were never used, denials that recur, and the least policy that would do."`
 }
 
 // policyFlags are the flags of a command that reads a policy.
 type policyFlags struct {
-	Policy      string `placeholder:"FILE" help:"The policy file; by default that of the mesh that runs in --run-dir."`
+	Policy      string `placeholder:"FILE" help:"The policy file; by default that of the mesh."`
 	Descriptors string `placeholder:"FILE" help:"The contracts of the services that the policy is about, as buf build -o FILE writes them. By default those of the bank."`
 }
 
@@ -49,14 +51,30 @@ func (f policyFlags) contracts() (*contracts.Set, error) {
 	return contracts.Read(f.Descriptors)
 }
 
-// path is --policy, else the file of the mesh that runs.
+// path is --policy, else the mesh's file.
 func (f policyFlags) path(s *session) (string, error) {
 	if f.Policy != "" {
 		return f.Policy, nil
 	}
-	record, err := s.dir.Running()
-	if errors.Is(err, rundir.ErrNoMesh) {
-		return "", fmt.Errorf("which policy file? Say it with --policy, since %w", err)
+	mesh, err := s.mesh.Find()
+	if err != nil {
+		return "", whichPolicy(err)
 	}
-	return record.Policy, err
+	return policyOf(mesh)
+}
+
+// policyOf is the policy file of a mesh.
+func policyOf(mesh site.Site) (string, error) {
+	if mesh.Policy == "" {
+		return "", fmt.Errorf("which policy file? Say it with --policy, since %s says no policy", mesh.Name)
+	}
+	return mesh.Policy, nil
+}
+
+// whichPolicy is why no mesh says which policy file is meant.
+func whichPolicy(err error) error {
+	if errors.Is(err, rundir.ErrNoMesh) {
+		return fmt.Errorf("which policy file? Say it with --policy, since %w", err)
+	}
+	return err
 }

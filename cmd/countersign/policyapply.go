@@ -9,15 +9,11 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/grpc"
-
-	"github.com/countersign-mesh/countersign/cmd/countersign/internal/console"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/contracts"
-	"github.com/countersign-mesh/countersign/cmd/countersign/internal/dial"
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/policyfile"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/policyview"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/rollout"
 	"github.com/countersign-mesh/countersign/pkg/policy"
-	auditv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/audit/v1"
 )
 
 type policyApplyCommand struct {
@@ -28,6 +24,7 @@ type policyApplyCommand struct {
 	Tests      string        `placeholder:"TABLE" help:"A table of tests, as policy test has it, that the new policy must pass; by default the one beside it, if there is one: new_test.yaml for new.yaml."`
 	Watch      time.Duration `default:"30s" placeholder:"DURATION" help:"How long the decisions are watched once the new policy is in force (${default})."`
 	NoWatch    bool          `name:"no-watch" help:"Do not watch the decisions. The old policy is then put back only when a service does not take the new one."`
+	Offline    bool          `help:"Replace the file alone: no service is asked, and nothing watched. For when none runs, as after an upgrade that the policy in place does not fit."`
 	MaxDenials int           `default:"0" placeholder:"N" help:"How many calls may be denied meanwhile that the old policy let in (${default}). More put the old policy back."`
 	Unrevoke   bool          `help:"Take revocations back that the new file does not have."`
 	Yes        bool          `short:"y" xor:"ask" help:"Do not ask."`
@@ -36,7 +33,7 @@ type policyApplyCommand struct {
 
 // auditServer is where decisions are kept.
 type auditServer struct {
-	Audit  string `default:"audit" placeholder:"ADDR" help:"The audit service: HOST:PORT, or the name of a service of the mesh that runs in --run-dir (${default})."`
+	Audit  string `default:"audit" placeholder:"ADDR" help:"The audit service: HOST:PORT, or the name of a service of the mesh (${default})."`
 	Expect string `default:"/audit" placeholder:"ID" help:"The SPIFFE ID that it must have (${default})."`
 }
 
@@ -46,7 +43,7 @@ func (c *policyApplyCommand) Help() string {
 unless somebody else changed the file meanwhile. When every service has it in force, the decisions are watched. A call that is denied now and was
 let in before puts the old policy back, and so does a service that does not take the new one, an audit service that is gone, and Ctrl-C. Where
 the old policy asks for what is in a request, which is not recorded, a denied call counts as one that was let in, unless the new policy
-asks the same. The exit code is 1 whenever the new policy does not stay.
+asks the same. With --offline the file alone is replaced, which also works when no service can run with the policy in place. The exit code is 1 whenever the new policy does not stay.
 
 The old policy is kept beside the file, as FILE.before-VERSION. To go back later: countersign policy apply FILE.before-VERSION. Should this process be
 killed half-way, the file has the old policy or the new one, whole, and one rename puts the old one back: mv FILE.before-VERSION FILE.`
@@ -78,7 +75,13 @@ func (c *policyApplyCommand) Run(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
+	if c.Offline {
+		at.services, at.unasked, c.NoWatch = nil, unaskedWhy, true
+	}
 	change, err := c.prepare(at.policy, set)
+	if unfit, ok := errors.AsType[*rollout.UnfitError](err); ok && c.Offline {
+		return c.replaceUnfit(ctx, s, at.policy, set, unfit.Err)
+	}
 	if err != nil || change.Same() {
 		if err == nil {
 			s.out.Printf("%s has this policy already, %s; nothing was changed.\n", change.Path, change.Old.Version())
@@ -86,7 +89,7 @@ func (c *policyApplyCommand) Run(ctx context.Context, s *session) error {
 		return err
 	}
 	c.show(s, change)
-	if err := c.keepsRevocations(change); err != nil || c.DryRun {
+	if err := c.keepsRevocations(change.Path, change.Old.Source().Main(), change.New.Source().Main()); err != nil || c.DryRun {
 		return err
 	}
 	if at.unasked != "" && !c.NoWatch {
@@ -112,17 +115,22 @@ func (c *policyApplyCommand) prepare(path string, set *contracts.Set) (rollout.C
 	if err != nil {
 		return rollout.Change{}, err
 	}
-	if err := change.New.Covers(methodsOf(change.New, set)); err != nil {
-		return rollout.Change{}, fmt.Errorf("the new policy and the services do not fit each other:\n%w", err)
+	return change, c.fits(change.New, set)
+}
+
+// fits holds the new policy against the contracts and the tests.
+func (c *policyApplyCommand) fits(changed *policy.Policy, set *contracts.Set) error {
+	if err := changed.Covers(methodsOf(changed, set)); err != nil {
+		return fmt.Errorf("the new policy and the services do not fit each other:\n%w", err)
 	}
 	table, err := c.table()
 	if err != nil || table == "" {
-		return change, err
+		return err
 	}
-	if err := runTests(table, change.New, set); err != nil {
-		return rollout.Change{}, fmt.Errorf("the new policy does not pass the tests of %s:\n%w", table, err)
+	if err := runTests(table, changed, set); err != nil {
+		return fmt.Errorf("the new policy does not pass the tests of %s:\n%w", table, err)
 	}
-	return change, nil
+	return nil
 }
 
 // table is the table of tests that the new policy must pass: the one that is named, or else the one that stands beside it, if there is one.
@@ -165,13 +173,30 @@ func (c *policyApplyCommand) show(s *session, change rollout.Change) {
 
 // keepsRevocations fails when the new policy believes again whom the old one does not, and nobody said that this is meant: a file that was written
 // before an incident does not know of it.
-func (c *policyApplyCommand) keepsRevocations(change rollout.Change) error {
-	missing, err := change.Unrevoked()
-	if err != nil || len(missing) == 0 || c.Unrevoke {
-		return err
+func (c *policyApplyCommand) keepsRevocations(path string, before, after []byte) error {
+	if c.Unrevoke {
+		return nil
+	}
+	missing, err := policyfile.Missing(path, string(before), string(after))
+	if err != nil {
+		return fmt.Errorf("nothing was changed: it is not known whom the policy in place revokes; see to it that the new one revokes them too, and add --unrevoke:\n%w", err)
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	var lines []string
+	for _, r := range missing {
+		switch {
+		case r.GetId() != "":
+			lines = append(lines, "id: "+r.GetId())
+		case r.GetSerial() != "":
+			lines = append(lines, "serial: "+r.GetSerial())
+		default:
+			lines = append(lines, "authority: "+r.GetAuthority())
+		}
 	}
 	return fmt.Errorf("nothing was changed: the new file lacks %d of the revocations of %s, so that they would be taken back:\n  - %s\nadd them to it, or --unrevoke if that is meant",
-		len(missing), change.Path, strings.Join(missing, "\n  - "))
+		len(missing), path, strings.Join(lines, "\n  - "))
 }
 
 // confirm asks a person.
@@ -192,100 +217,4 @@ func confirm(ctx context.Context, s *session) error {
 		}
 		return errNotConfirmed
 	}
-}
-
-// rollOut makes the change, and says what became of it.
-func (c *policyApplyCommand) rollOut(ctx context.Context, s *session, r rollout.Rollout, at place) error {
-	if at.unasked != "" {
-		outcome, err := r.Run(ctx)
-		if err != nil {
-			return err
-		}
-		s.out.Printf("No service was asked: %s\n", at.unasked)
-		return c.report(s, r, outcome)
-	}
-	return c.with(ctx, s, func(self *dial.Workload) (err error) {
-		var conns connections
-		defer func() { err = errors.Join(err, conns.close()) }()
-		if err := c.connect(s, self, &r, at, &conns); err != nil {
-			return fmt.Errorf("nothing was changed: %w", err)
-		}
-		outcome, err := r.Run(ctx)
-		reported := c.report(s, r, outcome)
-		if err == nil {
-			err = reported
-		}
-		return err
-	})
-}
-
-// connections are closed together.
-type connections []*grpc.ClientConn
-
-func (c connections) close() error {
-	var errs []error
-	for _, conn := range c {
-		errs = append(errs, conn.Close())
-	}
-	return errors.Join(errs...)
-}
-
-// connect gives the rollout its services, and the audit service.
-func (c *policyApplyCommand) connect(s *session, self *dial.Workload, r *rollout.Rollout, at place, conns *connections) error {
-	r.Self = self.ID()
-	for _, service := range at.services {
-		conn, err := dialService(self, service)
-		if err != nil {
-			return err
-		}
-		*conns = append(*conns, conn)
-		r.Servers = append(r.Servers, rollout.Server{Name: service.Name, Conn: conn})
-	}
-	if c.NoWatch {
-		return nil
-	}
-	target, err := dial.Find(s.dir, self.ID().TrustDomain(), c.Audit, c.Expect)
-	if err != nil {
-		return fmt.Errorf("which audit service? %w", err)
-	}
-	conn, err := self.Dial(target)
-	if err != nil {
-		return err
-	}
-	*conns = append(*conns, conn)
-	r.Audit = auditv1.NewAuditServiceClient(conn)
-	return nil
-}
-
-// report says what became of a change, and fails when the new policy does not stay.
-func (c *policyApplyCommand) report(s *session, r rollout.Rollout, o rollout.Outcome) error {
-	if r.Audit != nil && (o.Copy != "" || o.RolledBack != nil) {
-		s.out.Printf("%d decisions by the new policy were seen.\n", o.Decided)
-	}
-	if o.Lost > 0 {
-		s.out.Printf("%s\n", s.out.Say(console.Wary, fmt.Sprintf("%d decisions were lost on their way to the audit service: there may be denials that nobody saw.", o.Lost)))
-	}
-	showDenied(s.out, o.Denied)
-	switch {
-	case o.RolledBack != nil && o.Copy == "":
-		return fmt.Errorf("%w: %w", errRolledBack, o.RolledBack)
-	case o.Copy != "" && o.RolledBack == nil:
-		s.out.Printf("The new policy stays. To go back to the old one: countersign policy apply %s\n", o.Copy)
-	}
-	return nil
-}
-
-func showDenied(out *console.Console, denied []rollout.Denied) {
-	if len(denied) == 0 {
-		return
-	}
-	var rows [][]console.Cell
-	for _, d := range denied {
-		rows = append(rows, []console.Cell{
-			{Text: d.Peer, Tone: console.Strong}, {Text: d.Method}, {Text: fmt.Sprint(d.Count), Tone: console.Bad}, {Text: d.DecisionID},
-		})
-	}
-	out.Printf("\nDenied now, and let in before:\n\n")
-	out.Table([]string{"peer", "method", "calls", "one of the decisions"}, rows)
-	out.Printf("\nWhy: countersign audit show %s\n", denied[0].DecisionID)
 }

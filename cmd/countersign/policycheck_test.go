@@ -42,7 +42,7 @@ func writeTemp(t *testing.T, name, text string) string {
 func TestCheckSaysThatAPolicyIsGood(t *testing.T) {
 	t.Parallel()
 	out, err := countersign(t, "policy", "check", "--strict", "--policy", bankPolicy)
-	if err != nil || !regexp.MustCompile(`^\.\./\.\./deploy/policy/bank\.yaml is good: 9 services, \d+ methods and \d+ rules in 1 file, version [0-9a-f]{16}\.\n$`).MatchString(out) {
+	if err != nil || !regexp.MustCompile(`^\.\./\.\./deploy/policy/bank\.yaml is good: 11 services, \d+ methods and \d+ rules in 1 file, version [0-9a-f]{16}\.\n$`).MatchString(out) {
 		t.Errorf("%q, %v", out, err)
 	}
 	b := newBank(t, "ledger")

@@ -5,16 +5,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/console"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/contracts"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/dial"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/explain"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/policyfile"
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/site"
 	"github.com/countersign-mesh/countersign/pkg/policy"
+	policyv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/policy/v1"
 )
 
 type policyExplainCommand struct {
@@ -23,8 +28,9 @@ type policyExplainCommand struct {
 	Peer    string   `required:"" placeholder:"ID" help:"The caller: a SPIFFE ID, whole or short, such as /risk."`
 	Method  string   `required:"" placeholder:"METHOD" help:"Package.Service/Method; the method alone where only one service known here has it."`
 	Request string   `placeholder:"JSON" help:"The request: JSON, @FILE, or - for standard input. Needed where a condition asks for it."`
-	Server  []string `xor:"servers" placeholder:"ADDR" help:"Also ask a server what it would decide by the policy in force, and compare: HOST:PORT, or the name of a service of the mesh that runs in --run-dir. May be given several times."`
-	All     bool     `xor:"servers" help:"Also ask every service of the mesh that runs in --run-dir."`
+	User    string   `placeholder:"JSON" help:"The user whose verified transaction token the call carries, such as {\"subject\": \"alice\", \"scope\": \"transfer\", \"context\": {\"amount\": \"1000\"}}; none for a call without. Needed where a rule asks for one."`
+	Server  []string `xor:"servers" placeholder:"ADDR" help:"Also ask a server what it would decide by the policy in force, and compare: HOST:PORT, or the name of a service of the mesh. May be given several times."`
+	All     bool     `xor:"servers" help:"Also ask every service of the mesh."`
 	Expect  string   `placeholder:"ID" help:"The SPIFFE ID that a server given as HOST:PORT must have."`
 }
 
@@ -32,7 +38,7 @@ type policyExplainCommand struct {
 func (c *policyExplainCommand) Help() string {
 	return `Nothing is called and nothing recorded. A server is asked with this process's own identity, which the policy must allow to: in the bank, the operator's.
 The exit code is 1 when a server differs from the file, in the version of its policy or in what it decides, or cannot be asked. That a call is
-denied, or depends on a request that was not given, is no failure.`
+denied, or depends on a request or a user that was not given, is no failure.`
 }
 
 func (c *policyExplainCommand) Run(ctx context.Context, s *session) error {
@@ -49,11 +55,12 @@ func (c *policyExplainCommand) Run(ctx context.Context, s *session) error {
 	if len(c.Server) == 0 && !c.All {
 		return nil
 	}
-	servers, err := c.servers(s)
+	all, err := c.all(s)
 	if err != nil {
 		return err
 	}
 	return c.with(ctx, s, func(self *dial.Workload) error {
+		servers := s.mesh.Servers(ctx, append(all, c.named(s, self)...)...) // each one behind a name
 		return c.compare(ctx, s, self, servers, question, answer)
 	})
 }
@@ -71,6 +78,9 @@ func (c *policyExplainCommand) question(s *session, p *policy.Policy, set *contr
 		errs = append(errs, fmt.Errorf("--method: %w", err))
 	}
 	q.Method = "/" + method
+	if err := userOf(c.User, &q); err != nil {
+		errs = append(errs, err)
+	}
 	if err := errors.Join(errs...); err != nil || c.Request == "" {
 		return q, err
 	}
@@ -89,22 +99,50 @@ func (c *policyExplainCommand) question(s *session, p *policy.Policy, set *contr
 	return q, nil
 }
 
-// servers are those that are asked, by name or address.
-func (c *policyExplainCommand) servers(s *session) ([]string, error) {
-	if !c.All {
-		return c.Server, nil
+// noUser is what --user says for a call that carries no token.
+const noUser = "none"
+
+// userOf reads what --user says.
+func userOf(text string, q *explain.Question) error {
+	switch text {
+	case "":
+		return nil
+	case noUser:
+		q.NoUser = true
+		return nil
 	}
-	record, err := s.dir.Running()
+	q.User = &policyv1.User{}
+	if err := protojson.Unmarshal([]byte(text), q.User); err != nil {
+		return fmt.Errorf(`--user: it is neither "none" nor a user as JSON: %w`, err)
+	}
+	return nil
+}
+
+// all are the services of the mesh, when they are to be asked.
+func (c *policyExplainCommand) all(s *session) ([]site.Service, error) {
+	if !c.All {
+		return nil, nil
+	}
+	mesh, err := s.mesh.Find()
 	if err != nil {
 		return nil, fmt.Errorf("--all: %w", err)
 	}
-	var names []string
-	for _, program := range record.Programs {
-		if program.Address != "" {
-			names = append(names, program.Name)
+	return slices.Clone(mesh.Services), nil
+}
+
+// named are the servers that the flags name. One that is not known is not left out: it is one that does not answer.
+func (c *policyExplainCommand) named(s *session, self *dial.Workload) []site.Service {
+	var named []site.Service
+	for _, name := range c.Server {
+		expect := c.Expect
+		if !strings.Contains(name, ":") {
+			expect = "" // known for a service's name
 		}
+		target, err := s.mesh.Target(self.ID().TrustDomain(), name, expect)
+		target.Unresolved = err
+		named = append(named, site.Service{Name: name, Target: target})
 	}
-	return names, nil
+	return named
 }
 
 // showVerdict shows what the file decides, and why.
@@ -122,6 +160,8 @@ func showVerdict(out *console.Console, p *policy.Policy, q explain.Question, v p
 		lines = append(lines, line{"reason", console.Cell{Text: v.Reason, Tone: console.Wary}})
 	}
 	switch {
+	case v.Shadow.Undecided && v.NeedsUser:
+		lines = append(lines, line{"shadow", console.Cell{Text: "with the rules in shadow it would depend on the user"}})
 	case v.Shadow.Undecided:
 		lines = append(lines, line{"shadow", console.Cell{Text: "with the rules in shadow it would depend on the request"}})
 	case v.Shadow.Rule != nil:
@@ -150,8 +190,8 @@ func describeRule(r *policy.Rule) string {
 		return none
 	}
 	text := fmt.Sprintf("%s: %s %s", r.Place(), r.Effect, r.Written)
-	if r.When != "" {
-		text += " when " + strings.Join(strings.Fields(r.When), " ")
+	if r.Condition() != "" {
+		text += " when " + strings.Join(strings.Fields(r.Condition()), " ")
 	}
 	return text
 }
@@ -160,26 +200,26 @@ func describeRule(r *policy.Rule) string {
 const explainBound = 5 * time.Second
 
 // compare asks servers, shows what they say, and fails when one of them differs from the file or cannot be asked.
-func (c *policyExplainCommand) compare(ctx context.Context, s *session, self *dial.Workload, servers []string, q explain.Question, file explain.Answer) error {
+func (c *policyExplainCommand) compare(ctx context.Context, s *session, self *dial.Workload, servers []site.Service, q explain.Question, file explain.Answer) error {
 	ctx, cancel := context.WithTimeout(ctx, explainBound)
 	defer cancel()
 	answers, errs := make([]explain.Served, len(servers)), make([]error, len(servers))
 	var group sync.WaitGroup
-	for i, name := range servers {
-		group.Go(func() { answers[i], errs[i] = c.ask(ctx, s, self, name, q) })
+	for i, server := range servers {
+		group.Go(func() { answers[i], errs[i] = ask(ctx, self, server, q) })
 	}
 	group.Wait()
 	var rows [][]console.Cell
 	var different, silent []string
-	for i, name := range servers {
+	for i, server := range servers {
 		difference := answers[i].Difference(file)
 		switch {
 		case errs[i] != nil:
-			silent = append(silent, fmt.Sprintf("%s: %v", name, errs[i]))
+			silent = append(silent, fmt.Sprintf("%s: %v", server.Name, errs[i]))
 		case difference != "":
-			different = append(different, fmt.Sprintf("%s: %s", name, difference))
+			different = append(different, fmt.Sprintf("%s: %s", server.Name, difference))
 		}
-		rows = append(rows, serverRow(name, answers[i], difference, errs[i]))
+		rows = append(rows, serverRow(server.Name, answers[i], difference, errs[i]))
 	}
 	s.out.Printf("\n")
 	s.out.Table([]string{"server", "verdict", "rule", "policy", "with the file"}, rows)
@@ -215,16 +255,8 @@ func listed(heading string, lines []string, all string) error {
 }
 
 // ask asks one server.
-func (c *policyExplainCommand) ask(ctx context.Context, s *session, self *dial.Workload, name string, q explain.Question) (served explain.Served, err error) {
-	expect := c.Expect
-	if !strings.Contains(name, ":") {
-		expect = "" // known for a service's name
-	}
-	target, err := dial.Find(s.dir, self.ID().TrustDomain(), name, expect)
-	if err != nil {
-		return explain.Served{}, err
-	}
-	conn, err := self.Dial(target)
+func ask(ctx context.Context, self *dial.Workload, server site.Service, q explain.Question) (served explain.Served, err error) {
+	conn, err := self.Dial(server.Target)
 	if err != nil {
 		return explain.Served{}, err
 	}

@@ -19,6 +19,9 @@ services:
           - {peer: /payments, when: request.amount.minor_units <= 500, why: small amounts}
           - {peer: /trainee, shadow: true}
           - {peer: /clerk}
+          - {peer: /gateway, user: transfer, when: request.payer_customer_id == user.subject}
+          - {peer: /tester}
+          - {peer: /tester, user: transfer, shadow: true}
         deny:
           - {peer: /clerk, shadow: true, when: request.amount.minor_units > 1}
 `
@@ -47,7 +50,7 @@ policy    FILE, version VERSION
 method    /bank.risk.v1.RiskService/AssessPayment
 caller    spiffe://bank.test/risk
 rule      -
-reason    p.yaml:6: allowed for /payments, /clerk; the caller is /risk
+reason    p.yaml:6: allowed for /payments, /clerk, /gateway, /tester; the caller is /risk
 policy    FILE, version VERSION
 `,
 		},
@@ -77,7 +80,7 @@ policy    FILE, version VERSION
 method    /bank.risk.v1.RiskService/AssessPayment
 caller    spiffe://bank.test/trainee
 rule      -
-reason    p.yaml:6: allowed for /payments, /clerk; the caller is /trainee
+reason    p.yaml:6: allowed for /payments, /clerk, /gateway, /tester; the caller is /trainee
 shadow    would be allowed, by p.yaml:9: allow /trainee
 policy    FILE, version VERSION
 `,
@@ -88,7 +91,7 @@ policy    FILE, version VERSION
 method    /bank.risk.v1.RiskService/AssessPayment
 caller    spiffe://bank.test/clerk
 rule      p.yaml:10: allow /clerk
-shadow    would be denied, by p.yaml:12: deny /clerk when request.amount.minor_units > 1
+shadow    would be denied, by p.yaml:15: deny /clerk when request.amount.minor_units > 1
 policy    FILE, version VERSION
 `,
 		},
@@ -99,6 +102,55 @@ method    /bank.risk.v1.RiskService/AssessPayment
 caller    spiffe://bank.test/clerk
 rule      p.yaml:10: allow /clerk
 shadow    with the rules in shadow it would depend on the request
+policy    FILE, version VERSION
+`,
+		},
+		"one for a user": {
+			[]string{"--peer=/gateway", "--method=AssessPayment", `--request={"payer_customer_id": "alice"}`, `--user={"subject": "alice", "scope": "transfer"}`},
+			`verdict   allowed
+method    /bank.risk.v1.RiskService/AssessPayment
+caller    spiffe://bank.test/gateway
+rule      p.yaml:11: allow /gateway when user.scope == "transfer" && request.payer_customer_id == user.subject
+policy    FILE, version VERSION
+`,
+		},
+		"one for another user": {
+			[]string{"--peer=/gateway", "--method=AssessPayment", `--request={"payer_customer_id": "alice"}`, `--user={"subject": "bob", "scope": "transfer"}`},
+			`verdict   denied
+method    /bank.risk.v1.RiskService/AssessPayment
+caller    spiffe://bank.test/gateway
+rule      -
+reason    p.yaml:11: allowed for /gateway with a user's token for transfer when request.payer_customer_id == user.subject, which this call is not
+policy    FILE, version VERSION
+`,
+		},
+		"one without a token": {
+			[]string{"--peer=/gateway", "--method=AssessPayment", "--user=none"},
+			`verdict   denied
+method    /bank.risk.v1.RiskService/AssessPayment
+caller    spiffe://bank.test/gateway
+rule      -
+reason    p.yaml:11: the call carries no user's token, and the rule asks for one for transfer
+policy    FILE, version VERSION
+`,
+		},
+		"one that depends on the user": {
+			[]string{"--peer=/gateway", "--method=AssessPayment", `--request={"payer_customer_id": "alice"}`},
+			`verdict   undecided
+method    /bank.risk.v1.RiskService/AssessPayment
+caller    spiffe://bank.test/gateway
+rule      -
+reason    p.yaml:11: it depends on the user's token: the rule allows /gateway with a user's token for transfer when request.payer_customer_id == user.subject
+policy    FILE, version VERSION
+`,
+		},
+		"one that shadow asks for a user": {
+			[]string{"--peer=/tester", "--method=AssessPayment"},
+			`verdict   allowed
+method    /bank.risk.v1.RiskService/AssessPayment
+caller    spiffe://bank.test/tester
+rule      p.yaml:12: allow /tester
+shadow    with the rules in shadow it would depend on the user
 policy    FILE, version VERSION
 `,
 		},
@@ -131,6 +183,7 @@ func TestExplainRefuses(t *testing.T) {
 		"a peer that is many":           {[]string{"--peer=/branch/**", "--method=AssessPayment"}, `--peer: "/branch/**" is no workload's SPIFFE ID`},
 		"a peer and a method at once":   {[]string{"--peer=risk", "--method=Burn"}, "right would be /risk or spiffe://bank.test/risk\n--method: no service that this program knows has a method \"Burn\""},
 		"a request of another method":   {[]string{"--peer=/risk", "--method=AssessPayment", `--request={"item": 1}`}, "--request: no bank.risk.v1.AssessPaymentRequest: "},
+		"a user that is none":           {[]string{"--peer=/risk", "--method=AssessPayment", `--user={"name": "alice"}`}, `--user: it is neither "none" nor a user as JSON`},
 		"a request in no file":          {[]string{"--peer=/risk", "--method=AssessPayment", "--request=@/no/such.json"}, "--request: open /no/such.json"},
 		"nobody":                        {[]string{"--method=AssessPayment"}, "missing flags: --peer=ID"},
 		"nothing":                       {[]string{"--peer=/risk"}, "missing flags: --method=METHOD"},
@@ -162,7 +215,7 @@ func TestExplainComparesTheFileWithWhatIsInForce(t *testing.T) {
 	}
 
 	// Another file than that of the mesh, which lets risk in.
-	text := strings.Replace(b.text(t), "          - peer: /payments\n            why: money moves", "          - peer: /risk\n          - peer: /payments\n            why: money moves", 1)
+	text := strings.Replace(b.text(t), "      PostTransfer:\n        allow:\n", "      PostTransfer:\n        allow:\n          - peer: /risk\n            why: whoever reads this reads on\n", 1)
 	other := writeTemp(t, "other.yaml", text)
 	out, err = ask("--policy="+other, "--all")
 	if err == nil || exitCode(err) != 1 || !strings.HasPrefix(err.Error(), "the file and 2 of 2 servers do not agree:\nledger: it has the policy ") ||

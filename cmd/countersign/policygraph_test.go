@@ -11,8 +11,8 @@ func TestPolicyGraph(t *testing.T) {
 	bank := filepath.Join("..", "..", "deploy", "policy", "bank.yaml")
 	for format, want := range map[string]string{
 		"":                 "\nflowchart LR\n",
-		"--format=mermaid": `|"LedgerService: CaptureHold, PostTransfer, ReleaseHold, ReserveFunds"| `,
-		"--format=dot":     `"spiffe://bank.test/payments" -> "spiffe://bank.test/ledger" [label="LedgerService: CaptureHold, PostTransfer, ReleaseHold, ReserveFunds"]`,
+		"--format=mermaid": `|"LedgerService: CaptureHold (under a condition), PostTransfer (under a condition), ReleaseHold, ReserveFunds (under a condition)"| `,
+		"--format=dot":     `"spiffe://bank.test/payments" -> "spiffe://bank.test/ledger" [label="LedgerService: CaptureHold (under a condition), PostTransfer (under a condition), ReleaseHold, ReserveFunds (under a condition)"]`,
 	} {
 		args := []string{"policy", "graph", "--policy", bank}
 		if format != "" {

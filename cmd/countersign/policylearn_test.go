@@ -30,7 +30,7 @@ func TestLearnReadsTheAuditLogOfTheMesh(t *testing.T) {
 	}
 	for _, want := range []string{
 		`\n  spiffe://bank\.test/risk +/mesh\.admin\.v1\.AdminService/ListCuts +6 .* under mesh\.admin\.v1\.AdminService/ListCuts allow: - peer: /risk\n`,
-		`\n  bank\.yaml:\d+ +/bank\.ledger\.v1\.LedgerService/PostTransfer +allow +/payments +-\n`,
+		`\n  bank\.yaml:\d+ +/bank\.ledger\.v1\.LedgerService/ReleaseHold +allow +/payments +-\n`,
 		`\n  spiffe://bank\.test/gateway has recorded nothing`,
 	} {
 		if !regexp.MustCompile(want).MatchString(out) {

@@ -23,7 +23,7 @@ type revokeCommand struct {
 	Serial    string `xor:"subject" placeholder:"HEX" help:"One SVID, by its serial number in hexadecimal, which countersign peers shows under SERIAL."`
 	Authority string `xor:"subject" placeholder:"HEX" help:"A signing certificate, root or intermediate, by its subject key ID in hexadecimal: whatever it signed. countersign peers shows the one at the end of each peer's chain under AUTHORITY."`
 	Why       string `placeholder:"TEXT" help:"Why, for whoever reviews the file."`
-	Policy    string `placeholder:"FILE" help:"The policy file; by default that of the mesh that runs in --run-dir."`
+	Policy    string `placeholder:"FILE" help:"The policy file; by default that of the mesh."`
 	Force     bool   `help:"Write it at once: also when it is this process itself that is revoked, or a serial number that several have."`
 }
 
@@ -137,7 +137,7 @@ func (c *revokeCommand) entry(own spiffeid.TrustDomain) (entry *policyv1.Revocat
 
 // self is this process's identity. The caller closes it.
 func (c *revokeCommand) self(ctx context.Context, s *session) (*dial.Workload, error) {
-	endpoint, err := dial.Endpoint(c.Socket, s.dir)
+	endpoint, err := s.mesh.Endpoint(c.Socket)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -46,6 +47,8 @@ func TestRevokeCutsThePeerAtEveryService(t *testing.T) {
 					b.Rotate(t, path)
 				}
 				b.API(t, "/risk").Grant(t, old, b.CA().Bundle())
+				serial := fmt.Sprintf("%x", old.Certificates[0].SerialNumber)
+				eventually(t, "risk knows the new authority, and has an SVID of the old one", func() bool { return b.Identity(t, "/risk").Status().Serial == serial })
 				return "--authority", authority
 			},
 			"the authority VALUE", "  - authority: \"VALUE\"\n    why: was broken into\n",

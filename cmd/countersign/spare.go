@@ -10,7 +10,7 @@ import (
 
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/admin"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/dial"
-	"github.com/countersign-mesh/countersign/cmd/countersign/internal/rundir"
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/site"
 	"github.com/countersign-mesh/countersign/pkg/identity"
 )
 
@@ -34,7 +34,7 @@ func (c *revokeCommand) spare(ctx context.Context, s *session, at place, what id
 }
 
 // spared is spare once this process's identity is there. That it is gone again is no reason either.
-func spared(ctx context.Context, s *session, self *dial.Workload, services []rundir.Program, what identity.Revocation) error {
+func spared(ctx context.Context, s *session, self *dial.Workload, services []site.Service, what identity.Revocation) error {
 	flag, err := ownPart(self, what)
 	if err != nil {
 		warnUnknown(s, err)
@@ -45,7 +45,7 @@ func spared(ctx context.Context, s *session, self *dial.Workload, services []run
 	if what.Serial == "" {
 		return nil
 	}
-	return oneBearer(bearers(ctx, self, services, what.Serial))
+	return oneBearer(bearers(ctx, self, s.mesh.Servers(ctx, services...), what.Serial))
 }
 
 func warnUnknown(s *session, err error) {
@@ -87,13 +87,13 @@ func ownPart(self *dial.Workload, what identity.Revocation) (flag string, err er
 
 // bearers returns who has connections by an SVID with a serial number, each with the services that say so. A service that does not answer
 // before ctx ends is left out: who is hit shows in the list of cuts in any case.
-func bearers(ctx context.Context, self *dial.Workload, services []rundir.Program, serial string) map[string][]string {
+func bearers(ctx context.Context, self *dial.Workload, services []site.Service, serial string) map[string][]string {
 	var mu sync.Mutex
 	found := make(map[string][]string)
 	var group sync.WaitGroup
 	for _, service := range services {
 		group.Go(func() {
-			conn, err := dialService(self, service)
+			conn, err := self.Dial(service.Target)
 			if err != nil {
 				return
 			}

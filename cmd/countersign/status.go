@@ -16,6 +16,9 @@ type downCommand struct {
 }
 
 func (c *downCommand) Run(ctx context.Context, s *session) error {
+	if err := s.ownMesh(); err != nil {
+		return err
+	}
 	was, err := supervisor.Down(ctx, s.dir, c.Timeout)
 	if err != nil {
 		return err
@@ -28,9 +31,12 @@ func (c *downCommand) Run(ctx context.Context, s *session) error {
 	return nil
 }
 
-type statusCommand struct{}
+type statusCommand struct{ workload }
 
 func (c *statusCommand) Run(ctx context.Context, s *session) error {
+	if s.mesh.File != "" {
+		return c.ofFile(ctx, s)
+	}
 	record, err := s.dir.Running()
 	if errors.Is(err, rundir.ErrNoMesh) {
 		return &codeError{code: codeNotRunning, error: err}

@@ -87,9 +87,14 @@ func (c *svidWriteCommand) Run(ctx context.Context, s *session) error {
 type svidWatchCommand struct{ workload }
 
 func (c *svidWatchCommand) Run(ctx context.Context, s *session) error {
+	var last string
 	return c.logged(ctx, s, s.log, func(self *dial.Workload) error {
 		return follow(ctx, s, self, func(svid *x509svid.SVID) error {
 			leaf := svid.Certificates[0]
+			if serial(leaf) == last { // it is the bundles that have changed
+				return nil
+			}
+			last = serial(leaf)
 			s.out.Printf("%s  %s  serial %s  until %s\n", time.Now().Format(time.TimeOnly), svid.ID, serial(leaf), stamp(leaf.NotAfter))
 			return nil
 		})

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"time"
@@ -13,7 +14,7 @@ import (
 const none = "-"
 
 // welcome shows the mesh when it is ready, and what to try.
-func (c *upCommand) welcome(s *session, list []supervisor.Status) {
+func (c *upCommand) welcome(s *session, issuer string, list []supervisor.Status) {
 	var rows [][]console.Cell
 	for _, st := range list {
 		rows = append(rows, []console.Cell{
@@ -26,6 +27,11 @@ func (c *upCommand) welcome(s *session, list []supervisor.Status) {
 	}
 	s.out.Printf("\n%s\n\n", s.out.Say(console.Strong, "The bank is open."))
 	s.out.Table([]string{"service", "SPIFFE ID", "address", "SVID expires in", "ready after"}, rows)
+	s.out.Printf("\n%s\n", s.out.Say(console.Faint, "Each process is attested, and given its SVID, by "+issuer+"."))
+	if doors, err := s.mesh.Find(); err == nil {
+		s.out.Printf("%s\n", s.out.Say(console.Faint, fmt.Sprintf("Customers come in at %s (gRPC) and https://%s (REST), and log in at %s.",
+			localhost(doors.Edge.GRPC), localhost(doors.Edge.REST), doors.Edge.Issuer)))
+	}
 	where := ", in another terminal"
 	if c.Detach {
 		where = ""
@@ -35,6 +41,7 @@ func (c *upCommand) welcome(s *session, list []supervisor.Status) {
 	command := os.Args[0] + runDirFlag(s)
 	s.out.Table(nil, [][]console.Cell{
 		{{Text: command + " demo", Tone: console.Accent}, {Text: "a day of the bank, each outcome checked", Tone: console.Faint}},
+		{{Text: command + " bank --help", Tone: console.Accent}, {Text: "the bank as its customers have it", Tone: console.Faint}},
 		{{Text: command + " call ledger CheckTrialBalance", Tone: console.Accent}, {Text: "a call that the operator may make", Tone: console.Faint}},
 		{{Text: command + " call ledger PostTransfer", Tone: console.Accent}, {Text: "one that it may not", Tone: console.Faint}},
 	})
@@ -61,12 +68,13 @@ func runDirFlag(s *session) string {
 // local is a program's address as a client on this machine should write it: SVIDs have the name localhost in them, so that a stock TLS
 // client can verify the server.
 func local(st supervisor.Status) string {
-	address := st.Address
-	if address == "" {
+	if st.Address == "" {
 		return none
 	}
-	return strings.Replace(address, "127.0.0.1", "localhost", 1)
+	return localhost(st.Address)
 }
+
+func localhost(address string) string { return strings.Replace(address, "127.0.0.1", "localhost", 1) }
 
 func or(text string) string {
 	if text == "" {

@@ -41,6 +41,7 @@ func trailOf(n int) []*auditv1.StoredRecord {
 			r.Event = &auditv1.StoredRecord_Gap{Gap: &auditv1.Gap{LostCount: 12, StartTime: at(i), EndTime: at(i)}}
 		case 4:
 			d.ShadowVerdict, d.ShadowRule = auditv1.Verdict_VERDICT_DENIED, "bank.yaml:104"
+			d.Subject, d.TransactionId = "alice\x1b[2J", "txn-1"
 		}
 		h = chain.Next(h, r)
 		hash := h

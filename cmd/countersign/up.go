@@ -16,16 +16,18 @@ import (
 
 type upCommand struct {
 	Bin          string        `placeholder:"DIR" help:"Where the programs are; by default the directory of this one."`
-	BasePort     int           `default:"7443" placeholder:"PORT" help:"The gateway's port (${default}); accounts, payments, ledger, risk and audit have the next ones, ops ports are 100 above. 0 takes free ones."`
+	BasePort     int           `default:"7443" placeholder:"PORT" help:"The gateway's port (${default}); accounts, payments, ledger, risk, audit and login have the next ones, ops ports are 100 above. Customers come in 10 (gRPC), 11 (REST) and 12 (login) above. 0 takes free ones."`
 	Policy       string        `placeholder:"FILE" help:"Who may call what; by default deploy/policy/bank.yaml beside --bin."`
 	Registration string        `placeholder:"FILE" help:"Which process gets which identity; by default deploy/registration/bank.yaml beside --bin."`
 	RiskRules    string        `placeholder:"FILE" help:"What risk holds against a payment; by default deploy/risk/bank.yaml beside --bin."`
-	DSN          string        `name:"dsn" env:"COUNTERSIGN_DSN" placeholder:"DSN" help:"Where accounts, payments, ledger and risk keep their state, such as postgres://bank@localhost/{service}: a database each, which must be there. By default a SQLite file each in --run-dir, where the audit trail is in any case."`
+	DSN          string        `name:"dsn" env:"COUNTERSIGN_DSN" placeholder:"DSN" help:"Where accounts, payments, ledger, risk and login keep their state, such as postgres://bank@localhost/{service}: a database each, which must be there. By default a SQLite file each in --run-dir, where the audit trail is in any case."`
 	SVIDTTL      time.Duration `name:"svid-ttl" default:"2m" placeholder:"DURATION" help:"How long an SVID lives (${default}: short, so that rotation is seen)."`
 	AuthorityTTL time.Duration `placeholder:"DURATION" help:"How long the signing authority lives; by default the authority's own default."`
+	SPIRE        bool          `name:"spire" help:"Have a SPIRE server and agent serve the Workload API in the place of the embedded authority."`
+	SPIREBin     string        `name:"spire-bin" env:"COUNTERSIGN_SPIRE_BIN" placeholder:"DIR" help:"Where spire-server and spire-agent are; by default on the PATH."`
 	LogLevel     string        `default:"info" enum:"debug,info,warn,error" placeholder:"LEVEL" help:"What the programs log: debug, info, warn or error (${default})."`
 	StartTimeout time.Duration `default:"30s" placeholder:"DURATION" help:"How long the start may take (${default})."`
-	StopTimeout  time.Duration `default:"30s" placeholder:"DURATION" help:"How long the stop may take (${default}); each tier of programs gets a share of it before it is killed."`
+	StopTimeout  time.Duration `default:"35s" placeholder:"DURATION" help:"How long the stop may take (${default}); each tier of programs gets a share of it before it is killed."`
 	Detach       bool          `short:"d" help:"Return when the mesh is ready and leave it running; countersign down stops it."`
 	Report       bool          `hidden:"" help:"Report to the process that detached this one."`
 }
@@ -49,14 +51,17 @@ func (c *upCommand) Validate() error {
 }
 
 func (c *upCommand) Run(ctx context.Context, s *session) error {
+	if err := s.ownMesh(); err != nil {
+		return err
+	}
 	if c.Detach && !c.Report {
 		return c.detach(ctx, s)
 	}
 	if !c.Report {
-		return c.run(ctx, s, func(list []supervisor.Status) { c.welcome(s, list) })
+		return c.run(ctx, s, func(issuer string, list []supervisor.Status) { c.welcome(s, issuer, list) })
 	}
 	report := supervisor.OpenReport()
-	err := c.run(ctx, s, func([]supervisor.Status) {
+	err := c.run(ctx, s, func(string, []supervisor.Status) {
 		if err := report.Send(nil); err != nil {
 			s.log.WarnContext(ctx, "the foreground does not listen any more", "err", err)
 		}
@@ -66,7 +71,7 @@ func (c *upCommand) Run(ctx context.Context, s *session) error {
 
 // run runs the mesh until it is told to stop. The programs' logs are shown once all are ready, and not in the background, where
 // they go to their files alone.
-func (c *upCommand) run(ctx context.Context, s *session, ready func([]supervisor.Status)) error {
+func (c *upCommand) run(ctx context.Context, s *session, ready func(issuer string, list []supervisor.Status)) error {
 	settings, err := c.settings(s)
 	if err != nil {
 		return err
@@ -83,7 +88,7 @@ func (c *upCommand) run(ctx context.Context, s *session, ready func([]supervisor
 			}
 		},
 		Ready: func(list []supervisor.Status) {
-			ready(list)
+			ready(mesh.Issuer(), list)
 			show.Store(!c.Report)
 		},
 	})
@@ -120,7 +125,7 @@ func (c *upCommand) settings(s *session) (supervisor.Settings, error) {
 	}
 	return supervisor.Settings{
 		Dir: s.dir, Bin: bin, Policy: c.Policy, Registration: c.Registration, RiskRules: c.RiskRules, DSN: c.DSN, BasePort: c.BasePort,
-		SVIDTTL: c.SVIDTTL, AuthorityTTL: c.AuthorityTTL, LogLevel: c.LogLevel,
+		SVIDTTL: c.SVIDTTL, AuthorityTTL: c.AuthorityTTL, SPIRE: c.SPIRE, SPIREBin: c.SPIREBin, LogLevel: c.LogLevel,
 		StartTimeout: c.StartTimeout, StopTimeout: c.StopTimeout,
 	}, nil
 }
@@ -134,6 +139,6 @@ func (c *upCommand) detach(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	c.welcome(s, supervisor.Inspect(ctx, record))
+	c.welcome(s, record.Issuer, supervisor.Inspect(ctx, record))
 	return nil
 }

@@ -12,7 +12,7 @@ import (
 
 // workload are the flags of a command that has an identity.
 type workload struct {
-	Socket string `env:"SPIFFE_ENDPOINT_SOCKET" placeholder:"unix:///PATH" help:"The SPIFFE Workload API; by default that of the mesh that runs in --run-dir."`
+	Socket string `env:"SPIFFE_ENDPOINT_SOCKET" placeholder:"unix:///PATH" help:"The SPIFFE Workload API; by default that of the mesh."`
 }
 
 // with runs f with this process's identity. What goes wrong meanwhile is in f's error, and not logged as well.
@@ -22,7 +22,7 @@ func (w workload) with(ctx context.Context, s *session, f func(*dial.Workload) e
 
 // logged is with for a command that stays: it also logs how the identity fares.
 func (w workload) logged(ctx context.Context, s *session, log *slog.Logger, f func(*dial.Workload) error) (err error) {
-	endpoint, err := dial.Endpoint(w.Socket, s.dir)
+	endpoint, err := s.mesh.Endpoint(w.Socket)
 	if err != nil {
 		return err
 	}
@@ -36,14 +36,14 @@ func (w workload) logged(ctx context.Context, s *session, log *slog.Logger, f fu
 
 // server is who a command talks to.
 type server struct {
-	Addr   string `arg:"" expects:"a server, such as payments" help:"HOST:PORT, or the name of a service of the mesh that runs in --run-dir."`
+	Addr   string `arg:"" expects:"a server, such as payments" help:"HOST:PORT, or the name of a service of the mesh."`
 	Expect string `placeholder:"ID" help:"The SPIFFE ID that the server must have, such as spiffe://bank.test/ledger or, in the own trust domain, /ledger. Known for a service's name."`
 }
 
 // dialled runs f with a connection to the server.
 func (to server) dialled(ctx context.Context, s *session, w workload, f func(*dial.Workload, *grpc.ClientConn) error) error {
 	return w.with(ctx, s, func(self *dial.Workload) (err error) {
-		target, err := dial.Find(s.dir, self.ID().TrustDomain(), to.Addr, to.Expect)
+		target, err := s.mesh.Target(self.ID().TrustDomain(), to.Addr, to.Expect)
 		if err != nil {
 			return err
 		}

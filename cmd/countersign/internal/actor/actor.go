@@ -1,13 +1,11 @@
 package actor
 
 import (
-	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -23,70 +21,80 @@ import (
 // goodbye is how long an actor may take to end after its orders have.
 const goodbye = 5 * time.Second
 
-// Actor is a process that acts with an identity of its own. It makes one call at a time; it is safe for concurrent use. The zero value
-// is not usable; see Start.
+// Actor acts with an identity of its own. It makes one call at a time; it is safe for concurrent use. The zero value is not usable; see
+// Processes and Sockets.
 type Actor struct {
-	hello hello
-	cmd   *exec.Cmd
+	spiffeID string
+	// end ends the actor once it gets no more orders, and waits until it has.
+	end func() error
 
-	mu     sync.Mutex
-	stdin  io.WriteCloser
-	orders *json.Encoder
-	answer *json.Decoder
-	stderr bytes.Buffer
+	mu      sync.Mutex
+	orders  *json.Encoder
+	answers *json.Decoder
 }
 
-// Start starts the copy of the CLI at path, to call one server with the identity that it is given by the Workload API at
-// endpoint. It lives until Close, or ctx ends.
-func Start(ctx context.Context, path, endpoint string, to dial.Target) (*Actor, error) {
-	//nolint:gosec // which program plays an actor is this command's to say
-	a := &Actor{cmd: exec.CommandContext(ctx, path, "act", "--socket="+endpoint, "--expect="+to.ID.String(), to.Address)}
-	a.cmd.Stderr = &a.stderr
-	a.cmd.WaitDelay = goodbye
-	stdin, err := a.cmd.StdinPipe()
+// Call is a call that an actor is to make.
+type Call struct {
+	// Server is the SPIFFE ID of the server, one of those that the actor was to call when it was made.
+	Server string
+	// Method is "package.Service/Method".
+	Method string
+	// TraceParent begins the trace that the call belongs to, and TransactionToken is shown with it; both may be empty.
+	TraceParent, TransactionToken string
+}
+
+// meet waits for an actor to say who it is. It must call those that it is wanted to.
+func meet(orders io.Writer, answers io.Reader, to []dial.Target, end func() error) (*Actor, error) {
+	a := &Actor{orders: json.NewEncoder(orders), answers: json.NewDecoder(answers), end: end}
+	var h hello
+	err := a.answers.Decode(&h)
+	switch {
+	case err != nil:
+		err = fmt.Errorf("it got no identity: %w", err)
+	case h.Failure != "":
+		err = fmt.Errorf("it got no identity: %s", h.Failure)
+	default:
+		err = h.calls(to)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("start %s: %w", path, err)
+		return nil, errors.Join(err, a.Close())
 	}
-	stdout, err := a.cmd.StdoutPipe()
-	if err != nil {
-		return nil, fmt.Errorf("start %s: %w", path, err)
-	}
-	a.stdin, a.orders, a.answer = stdin, json.NewEncoder(stdin), json.NewDecoder(stdout)
-	if err := a.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", path, err)
-	}
-	if err := a.answer.Decode(&a.hello); err != nil {
-		return nil, errors.Join(fmt.Errorf("%s got no identity: %w", path, err), a.Close())
-	}
+	a.spiffeID = h.SPIFFEID
 	return a, nil
 }
 
+// calls fails unless an actor calls all of these.
+func (h hello) calls(to []dial.Target) error {
+	for _, target := range to {
+		if !slices.Contains(h.Servers, target.ID.String()) {
+			return fmt.Errorf("it calls %s, and must call %s", strings.Join(h.Servers, ", "), target.ID)
+		}
+	}
+	return nil
+}
+
 // SPIFFEID returns the identity that the actor was given.
-func (a *Actor) SPIFFEID() string { return a.hello.SPIFFEID }
+func (a *Actor) SPIFFEID() string { return a.spiffeID }
 
-// Serial returns the serial number of the SVID that the actor began with, in lower-case hexadecimal.
-func (a *Actor) Serial() string { return a.hello.Serial }
-
-// Call has the actor call method, "package.Service/Method". A call that the server refused is a *dial.StatusError. traceParent may be
-// empty.
-func (a *Actor) Call(method, traceParent string, request, response proto.Message) error {
+// Call has the actor make a call. One that the server refused is a *dial.StatusError.
+func (a *Actor) Call(c Call, request, response proto.Message) error {
 	data, err := protojson.Marshal(request)
 	if err != nil {
-		return fmt.Errorf("encode the request of %s: %w", method, err)
+		return fmt.Errorf("encode the request of %s: %w", c.Method, err)
 	}
-	got, err := a.exchange(order{Method: method, Request: data, TraceParent: traceParent})
+	got, err := a.exchange(order{Server: c.Server, Method: c.Method, Request: data, TraceParent: c.TraceParent, TransactionToken: c.TransactionToken})
 	if err != nil {
-		return fmt.Errorf("have the actor call %s: %w", method, err)
+		return fmt.Errorf("have the actor call %s: %w", c.Method, err)
 	}
 	if got.Status != nil {
 		var s status.Status
 		if err := proto.Unmarshal(got.Status, &s); err != nil {
-			return fmt.Errorf("decode the status of %s: %w", method, err)
+			return fmt.Errorf("decode the status of %s: %w", c.Method, err)
 		}
 		return &dial.StatusError{Status: grpcstatus.FromProto(&s)}
 	}
 	if err := protojson.Unmarshal(got.Response, response); err != nil {
-		return fmt.Errorf("decode the response of %s: %w", method, err)
+		return fmt.Errorf("decode the response of %s: %w", c.Method, err)
 	}
 	return nil
 }
@@ -98,17 +106,18 @@ func (a *Actor) exchange(o order) (answer, error) {
 		return answer{}, err
 	}
 	var got answer
-	err := a.answer.Decode(&got)
-	return got, err
+	if err := a.answers.Decode(&got); err != nil {
+		return answer{}, err
+	}
+	if got.Failure != "" {
+		return answer{}, errors.New(got.Failure)
+	}
+	return got, nil
 }
 
-// Close ends the actor and waits for it. The error has what it wrote to standard error if it failed.
+// Close ends the actor and waits for it.
 func (a *Actor) Close() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	closed := a.stdin.Close()
-	if err := a.cmd.Wait(); err != nil {
-		return fmt.Errorf("%s: %w: %s", a.cmd.Path, err, strings.TrimSpace(a.stderr.String()))
-	}
-	return closed
+	return a.end()
 }

@@ -19,20 +19,31 @@ import (
 
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/contracts"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/dial"
+	"github.com/countersign-mesh/countersign/pkg/userauth/txntoken"
 )
 
 // callTimeout bounds each call of an actor.
 const callTimeout = 10 * time.Second
 
-// Serve is the actor's side: it makes the calls that in orders, on one connection, until in ends.
-func Serve(ctx context.Context, w *dial.Workload, to dial.Target, in io.Reader, out io.Writer) (err error) {
-	conn, err := w.Dial(to)
-	if err != nil {
-		return err
+// Serve is the actor's side: it makes the calls that in orders, on one connection to each server, until in ends. Who ordered is told of the error, too.
+func Serve(ctx context.Context, w *dial.Workload, to []dial.Target, in io.Reader, out io.Writer) (err error) {
+	conns := make(map[string]*grpc.ClientConn)
+	defer func() {
+		for _, conn := range conns {
+			err = errors.Join(err, conn.Close())
+		}
+	}()
+	h := hello{SPIFFEID: w.ID().String()}
+	for _, target := range to {
+		conn, err := w.Dial(target)
+		if err != nil {
+			return err
+		}
+		conns[target.ID.String()] = conn
+		h.Servers = append(h.Servers, target.ID.String())
 	}
-	defer func() { err = errors.Join(err, conn.Close()) }()
 	answers := json.NewEncoder(out)
-	if err := answers.Encode(hello{SPIFFEID: w.ID().String(), Serial: w.Status().Serial}); err != nil {
+	if err := answers.Encode(h); err != nil {
 		return fmt.Errorf("say hello: %w", err)
 	}
 	orders := json.NewDecoder(in)
@@ -43,9 +54,9 @@ func Serve(ctx context.Context, w *dial.Workload, to dial.Target, in io.Reader, 
 		} else if err != nil {
 			return fmt.Errorf("read an order: %w", err)
 		}
-		a, err := carryOut(ctx, conn, o)
+		a, err := carryOut(ctx, conns, o)
 		if err != nil {
-			return err
+			return errors.Join(err, answers.Encode(answer{Failure: err.Error()}))
 		}
 		if err := answers.Encode(a); err != nil {
 			return fmt.Errorf("answer: %w", err)
@@ -54,7 +65,11 @@ func Serve(ctx context.Context, w *dial.Workload, to dial.Target, in io.Reader, 
 }
 
 // carryOut makes one call. What the server says is an answer; the error is for an order that makes no sense.
-func carryOut(ctx context.Context, conn grpc.ClientConnInterface, o order) (answer, error) {
+func carryOut(ctx context.Context, conns map[string]*grpc.ClientConn, o order) (answer, error) {
+	conn, ok := conns[o.Server]
+	if !ok {
+		return answer{}, fmt.Errorf("it does not call %q", o.Server)
+	}
 	method, err := contract(o.Method)
 	if err != nil {
 		return answer{}, err
@@ -66,13 +81,28 @@ func carryOut(ctx context.Context, conn grpc.ClientConnInterface, o order) (answ
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": o.TraceParent})
-	if err := conn.Invoke(ctx, "/"+o.Method, request, response); err != nil {
+	var opts []grpc.CallOption
+	if o.TransactionToken != "" {
+		opts = append(opts, grpc.PerRPCCredentials(shown(o.TransactionToken)))
+	}
+	if err := conn.Invoke(ctx, "/"+o.Method, request, response, opts...); err != nil {
 		data, err := proto.Marshal(status.Convert(err).Proto())
 		return answer{Status: data}, err
 	}
 	data, err := protojson.Marshal(response)
 	return answer{Response: data}, err
 }
+
+// shown is a transaction token that a thief sends: past the interceptors of this process, which would send none but that of a call it serves.
+type shown string
+
+// GetRequestMetadata implements credentials.PerRPCCredentials.
+func (s shown) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{txntoken.MetadataKey: string(s)}, nil
+}
+
+// RequireTransportSecurity implements credentials.PerRPCCredentials.
+func (shown) RequireTransportSecurity() bool { return true }
 
 func contract(name string) (protoreflect.MethodDescriptor, error) {
 	service, method, _ := strings.Cut(name, "/")

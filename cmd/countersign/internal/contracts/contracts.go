@@ -17,7 +17,7 @@ import (
 
 	accountsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/accounts/v1"
 	ledgerv1 "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
-	mobilev1 "github.com/countersign-mesh/countersign/proto/gen/bank/mobile/v1"
+	loginv1 "github.com/countersign-mesh/countersign/proto/gen/bank/login/v1"
 	paymentsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/payments/v1"
 	riskv1 "github.com/countersign-mesh/countersign/proto/gen/bank/risk/v1"
 	adminv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/admin/v1"
@@ -27,12 +27,12 @@ import (
 // Linked are the contracts that this program has in it.
 func Linked() []protoreflect.FileDescriptor { return append(bank(), standard()...) }
 
-// bank are those of the bank.
+// bank are those of the bank within the mesh. What its customers see, at the edge, is no policy's to decide.
 func bank() []protoreflect.FileDescriptor {
 	return []protoreflect.FileDescriptor{
 		accountsv1.File_bank_accounts_v1_accounts_proto,
 		ledgerv1.File_bank_ledger_v1_ledger_proto,
-		mobilev1.File_bank_mobile_v1_mobile_proto,
+		loginv1.File_bank_login_v1_login_proto,
 		paymentsv1.File_bank_payments_v1_payments_proto,
 		riskv1.File_bank_risk_v1_risk_proto,
 		auditv1.File_mesh_audit_v1_audit_proto,

@@ -35,12 +35,11 @@ func TestAMethodIsFoundByWhatAPersonWrites(t *testing.T) {
 		}
 	}
 	for written, want := range map[string]string{
-		"OpenAccount": "could be bank.accounts.v1.AccountService/OpenAccount or bank.mobile.v1.MobileBankService/OpenAccount; write it whole",
-		"NoSuch":      `has a method "NoSuch"`,
-		"":            "no service",
-		"//x":         "is no method",
-		"a/b/c":       "is no method",
-		"a/":          "is no method",
+		"NoSuch": `has a method "NoSuch"`,
+		"":       "no service",
+		"//x":    "is no method",
+		"a/b/c":  "is no method",
+		"a/":     "is no method",
 	} {
 		if got, err := contracts.Bank().Find(written); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is %q, %v; want the error %q", written, got, err, want)
@@ -64,6 +63,20 @@ func TestARequestIsMadeOfItsJSON(t *testing.T) {
 		if got, err := set.Request(test.method, []byte(test.json)); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, %v; want the error %q", name, got, err, test.want)
 		}
+	}
+}
+
+func TestAMethodThatTwoServicesHaveIsToBeWrittenWhole(t *testing.T) {
+	t.Parallel()
+	file := shop()
+	file.File[0].Service[0].Method[0].Name = new("Check")
+	set, err := contracts.Read(write(t, marshal(t, file)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "could be grpc.health.v1.Health/Check or shop.v1.ShopService/Check; write it whole"
+	if got, err := set.Find("Check"); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("it is %q, %v", got, err)
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -20,7 +19,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/dial"
-	"github.com/countersign-mesh/countersign/cmd/countersign/internal/rundir"
 	"github.com/countersign-mesh/countersign/pkg/identity"
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
 	ledgerv1 "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
@@ -120,8 +118,8 @@ func call(t *testing.T, m *meshtest.Mesh, to dial.Target, method, request string
 func TestACallPrintsWhatTheServerAnswers(t *testing.T) {
 	t.Parallel()
 	m := bank(t)
-	ledgerAddress := m.Serve(t, "/ledger", func(s grpc.ServiceRegistrar) { ledgerv1.RegisterLedgerServiceServer(s, ledger{}) })
-	paymentsAddress := m.Serve(t, "/payments", func(s grpc.ServiceRegistrar) { paymentsv1.RegisterPaymentServiceServer(s, payments{}) })
+	ledgerAddress := m.Serve(t, "/ledger", func(s grpc.ServiceRegistrar) { ledgerv1.RegisterLedgerServiceServer(s, ledger{}) }, meshtest.WithoutUsers())
+	paymentsAddress := m.Serve(t, "/payments", func(s grpc.ServiceRegistrar) { paymentsv1.RegisterPaymentServiceServer(s, payments{}) }, meshtest.WithoutUsers())
 	unknownAddress := m.Serve(t, "/audit", func(s grpc.ServiceRegistrar) { grpc_testing.RegisterReconnectServiceServer(s, reconnect{}) })
 	for name, test := range map[string]struct {
 		to                    dial.Target
@@ -150,7 +148,7 @@ func TestACallPrintsWhatTheServerAnswers(t *testing.T) {
 func TestADeniedCallSaysHowToLearnTheReason(t *testing.T) {
 	t.Parallel()
 	m := bank(t)
-	address := m.Serve(t, "/ledger", func(s grpc.ServiceRegistrar) { ledgerv1.RegisterLedgerServiceServer(s, ledger{}) })
+	address := m.Serve(t, "/ledger", func(s grpc.ServiceRegistrar) { ledgerv1.RegisterLedgerServiceServer(s, ledger{}) }, meshtest.WithoutUsers())
 	_, err := call(t, m, target("/ledger", address), "PostTransfer", "")
 	refusal, ok := errors.AsType[*dial.StatusError](err)
 	if !ok || refusal.Status.Code() != codes.PermissionDenied {
@@ -170,7 +168,7 @@ func TestADeniedCallSaysHowToLearnTheReason(t *testing.T) {
 func TestAnErrorShowsItsDetails(t *testing.T) {
 	t.Parallel()
 	m := bank(t)
-	address := m.Serve(t, "/payments", func(s grpc.ServiceRegistrar) { paymentsv1.RegisterPaymentServiceServer(s, payments{}) })
+	address := m.Serve(t, "/payments", func(s grpc.ServiceRegistrar) { paymentsv1.RegisterPaymentServiceServer(s, payments{}) }, meshtest.WithoutUsers())
 	_, err := call(t, m, target("/payments", address), "GetPayment", `{"payment_id":"7"}`)
 	if err == nil || !strings.HasPrefix(err.Error(), "INVALID_ARGUMENT: ") || !strings.Contains(err.Error(), "Violations") {
 		t.Errorf("the error is %v", err)
@@ -181,7 +179,7 @@ func TestAnErrorShowsItsDetails(t *testing.T) {
 func TestAnotherServerThanExpectedIsRefused(t *testing.T) {
 	t.Parallel()
 	m := bank(t)
-	address := m.Serve(t, "/ledger", func(s grpc.ServiceRegistrar) { ledgerv1.RegisterLedgerServiceServer(s, ledger{}) })
+	address := m.Serve(t, "/ledger", func(s grpc.ServiceRegistrar) { ledgerv1.RegisterLedgerServiceServer(s, ledger{}) }, meshtest.WithoutUsers())
 	_, err := call(t, m, target("/payments", address), "CheckTrialBalance", "")
 	if err == nil || !strings.HasPrefix(err.Error(), "UNAVAILABLE: ") || !strings.Contains(err.Error(), "authentication handshake failed") {
 		t.Errorf("the error is %v", err)
@@ -195,12 +193,11 @@ func TestAnotherServerThanExpectedIsRefused(t *testing.T) {
 func TestARequestThatIsNoJSONIsAClearError(t *testing.T) {
 	t.Parallel()
 	m := bank(t)
-	address := m.Serve(t, "/ledger", func(s grpc.ServiceRegistrar) { ledgerv1.RegisterLedgerServiceServer(s, ledger{}) })
+	address := m.Serve(t, "/ledger", func(s grpc.ServiceRegistrar) { ledgerv1.RegisterLedgerServiceServer(s, ledger{}) }, meshtest.WithoutUsers())
 	for name, test := range map[string]struct{ method, request, want string }{
 		"no JSON":            {"CheckTrialBalance", "balance", "invalid character"},
 		"an unknown field":   {"CheckTrialBalance", `{"account": 7}`, "account"},
 		"an unknown method":  {"Steal", "", `has a method "Steal"`},
-		"an ambiguous one":   {"OpenAccount", "", "bank.accounts.v1.AccountService/OpenAccount or bank.mobile.v1.MobileBankService/OpenAccount"},
 		"a slash too many":   {"a/b/c", "", "right would be"},
 		"no method at all":   {"bank.ledger.v1.LedgerService/", "", "right would be"},
 		"of another service": {"bank.ledger.v1.LedgerService/Steal", "", `does not include a method named "Steal"`},
@@ -217,7 +214,7 @@ func TestARequestThatIsNoJSONIsAClearError(t *testing.T) {
 func TestAProxyLendsItsIdentity(t *testing.T) {
 	t.Parallel()
 	m := bank(t)
-	address := m.Serve(t, "/ledger", func(s grpc.ServiceRegistrar) { ledgerv1.RegisterLedgerServiceServer(s, ledger{}) })
+	address := m.Serve(t, "/ledger", func(s grpc.ServiceRegistrar) { ledgerv1.RegisterLedgerServiceServer(s, ledger{}) }, meshtest.WithoutUsers())
 	proxied := proxy(t, m, target("/ledger", address))
 	conn, err := grpc.NewClient(proxied, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -236,7 +233,7 @@ func TestAProxyLendsItsIdentity(t *testing.T) {
 func TestAProxyRefusesAnotherServerThanExpected(t *testing.T) {
 	t.Parallel()
 	m := bank(t)
-	address := m.Serve(t, "/ledger", func(s grpc.ServiceRegistrar) { ledgerv1.RegisterLedgerServiceServer(s, ledger{}) })
+	address := m.Serve(t, "/ledger", func(s grpc.ServiceRegistrar) { ledgerv1.RegisterLedgerServiceServer(s, ledger{}) }, meshtest.WithoutUsers())
 	conn, err := grpc.NewClient(proxy(t, m, target("/payments", address)), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
@@ -279,64 +276,6 @@ func TestAProxyServesLoopbackAlone(t *testing.T) {
 	}
 	if _, err := dial.ListenLoopback(t.Context(), "9000"); err == nil || !strings.Contains(err.Error(), "--listen") {
 		t.Errorf("no host: %v", err)
-	}
-}
-
-func TestAServerIsFoundByNameOrAddress(t *testing.T) {
-	t.Parallel()
-	dir, err := rundir.At(filepath.Join(t.TempDir(), "run")) // t.TempDir is open to others
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := dir.Create(); err != nil {
-		t.Fatal(err)
-	}
-	empty, err := rundir.At(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	self, err := rundir.Identify(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := dir.Write(rundir.Record{Supervisor: self, WorkloadAPI: "unix:///run/api.sock", Programs: []rundir.Program{
-		{Name: "authority"}, {Name: "ledger", SPIFFEID: "spiffe://bank.test/ledger", Address: "127.0.0.1:7446"},
-	}}); err != nil {
-		t.Fatal(err)
-	}
-	own := spiffeid.RequireTrustDomainFromString("bank.test")
-	for name, test := range map[string]struct {
-		dir                rundir.Dir
-		addr, expect, want string
-	}{
-		"a name":                       {dir, "ledger", "", "spiffe://bank.test/ledger at 127.0.0.1:7446"},
-		"a name that must be another":  {dir, "ledger", "/risk", "spiffe://bank.test/risk at 127.0.0.1:7446"},
-		"an address":                   {empty, "localhost:1", "/ledger", "spiffe://bank.test/ledger at localhost:1"},
-		"an address elsewhere":         {empty, "[::1]:1", "spiffe://other.test/a", "spiffe://other.test/a at [::1]:1"},
-		"an unknown name":              {dir, "books", "", "it has ledger"},
-		"one that serves no gRPC":      {dir, "authority", "", "it has ledger"},
-		"a name without a mesh":        {empty, "ledger", "", "countersign up"},
-		"an address and nobody":        {dir, "localhost:1", "", "--expect"},
-		"an address and a wrong ID":    {dir, "localhost:1", "ledger", "right would be /ledger"},
-		"an address and no workload":   {dir, "localhost:1", "spiffe://bank.test", "names a trust domain"},
-		"neither a name nor a address": {dir, "a:b:c", "/ledger", "neither HOST:PORT"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			got, err := dial.Find(test.dir, own, test.addr, test.expect)
-			if err == nil && got.String() != test.want || err != nil && !strings.Contains(err.Error(), test.want) {
-				t.Errorf("got %v, %v; want %q", got, err, test.want)
-			}
-		})
-	}
-	if got, err := dial.Endpoint("", dir); got != "unix:///run/api.sock" {
-		t.Errorf("the endpoint of the mesh: %q, %v", got, err)
-	}
-	if got, err := dial.Endpoint("unix:///mine", dir); got != "unix:///mine" {
-		t.Errorf("the endpoint given: %q, %v", got, err)
-	}
-	if _, err := dial.Endpoint("", empty); err == nil || !strings.Contains(err.Error(), "SPIFFE_ENDPOINT_SOCKET") {
-		t.Errorf("no endpoint: %v", err)
 	}
 }
 

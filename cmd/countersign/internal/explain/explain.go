@@ -15,6 +15,7 @@ import (
 	"github.com/countersign-mesh/countersign/pkg/identity"
 	"github.com/countersign-mesh/countersign/pkg/policy"
 	adminv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/admin/v1"
+	policyv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/policy/v1"
 )
 
 // Question is a call that might be made.
@@ -25,6 +26,9 @@ type Question struct {
 	// JSON is the request, and Request the message that it is; empty and nil when it is not known.
 	JSON    string
 	Request proto.Message
+	// User is the user whose verified token the call carries; nil when it is not known. With NoUser it is known to carry none.
+	User   *policyv1.User
+	NoUser bool
 }
 
 // Answer is what is decided on it.
@@ -48,7 +52,14 @@ const (
 
 // Ask asks a policy.
 func (q Question) Ask(p *policy.Policy) (policy.Verdict, Answer) {
-	v := p.Decide(policy.Call{Method: q.Method, Peer: &identity.Peer{ID: q.Peer}, Request: q.Request})
+	call := policy.Call{Method: q.Method, Peer: &identity.Peer{ID: q.Peer}, Request: q.Request}
+	switch {
+	case q.NoUser:
+		call.UserErr = policy.ErrNoUser
+	case q.User != nil:
+		call.User = policy.UserOf(q.User)
+	}
+	v := p.Decide(call)
 	a := Answer{Outcome: outcome(v.Allowed, v.Undecided), Rule: v.Rule.Place(), Version: p.Version()}
 	if v.Shadow.Rule != nil || v.Shadow.Undecided {
 		a.Shadow, a.ShadowRule = outcome(v.Shadow.Allowed, v.Shadow.Undecided), v.Shadow.Rule.Place()
@@ -84,7 +95,7 @@ func (q Question) AskServer(ctx context.Context, conn grpc.ClientConnInterface) 
 		return Served{}, err
 	}
 	served := Served{Answer: Answer{Version: state.GetPolicyVersion()}, Failure: state.GetFailure()}
-	r, err := client.ExplainDecision(ctx, &adminv1.ExplainDecisionRequest{PeerId: q.Peer.String(), Method: q.Method, RequestJson: q.JSON})
+	r, err := client.ExplainDecision(ctx, &adminv1.ExplainDecisionRequest{PeerId: q.Peer.String(), Method: q.Method, RequestJson: q.JSON, User: q.User, NoUser: q.NoUser})
 	if status.Code(err) == codes.NotFound {
 		return served, nil
 	}

@@ -1,5 +1,5 @@
 // Package headers asks a policy about calls of which no more is known than the audit log has: the method and the peer. What is in a request is not
-// recorded.
+// recorded, nor is a user.
 package headers
 
 import (
@@ -10,7 +10,7 @@ import (
 )
 
 // Decide returns what a policy says of a call of a full method by the peer with an ID and, where it is known, a serial number. Where conditions
-// decide over the request the verdict is Undecided.
+// decide over the request, or rules ask for a user, the verdict is Undecided.
 func Decide(p *policy.Policy, method string, id spiffeid.ID, serial string) policy.Verdict {
 	return p.Decide(policy.Call{Method: method, Peer: &identity.Peer{ID: id, Serial: serial}})
 }

@@ -52,8 +52,8 @@ func (l *Learner) Least(descriptors policy.Descriptors, withDenied bool) ([]byte
 
 // item is one rule of the least policy.
 type item struct {
-	peer, when, why string
-	shadow          bool
+	peer, user, when, why string
+	shadow                bool
 }
 
 // method writes what the least policy says of a method.
@@ -61,7 +61,7 @@ func (l *Learner) method(w *writer, m *policy.Method, withDenied bool) {
 	allow, peers := l.grants(w, m)
 	var deny []item
 	for _, r := range m.Rules {
-		kept := item{peer: r.Peer.Short(w.own), when: r.When, why: r.Why, shadow: r.Shadow}
+		kept := item{peer: r.Peer.Short(w.own), user: r.User, when: r.When, why: r.Why, shadow: r.Shadow}
 		switch applies := l.used[r] != nil || l.maybe[r] != nil || slices.ContainsFunc(peers, r.Peer.Matches); {
 		case r.Effect == policy.Deny && (r.Shadow || applies):
 			deny = append(deny, kept)
@@ -81,7 +81,7 @@ func (l *Learner) method(w *writer, m *policy.Method, withDenied bool) {
 
 // grants are the rules that allow the calls of a method that were allowed, and who made them.
 func (l *Learner) grants(w *writer, m *policy.Method) (allow []item, peers []spiffeid.ID) {
-	type same struct{ peer, when string }
+	type same struct{ peer, user, when string }
 	written := make(map[same]bool) // two rules for many peers come to one for each of them
 	for _, key := range pairsOf(l.allowed, m.Full) {
 		seen := l.allowed[key]
@@ -89,11 +89,11 @@ func (l *Learner) grants(w *writer, m *policy.Method) (allow []item, peers []spi
 		peers = append(peers, id)
 		for _, r := range m.Rules {
 			span := seen.rules[r]
-			if span == nil || written[same{key.peer, r.When}] {
+			if span == nil || written[same{key.peer, r.User, r.When}] {
 				continue
 			}
-			written[same{key.peer, r.When}] = true
-			allow = append(allow, item{peer: w.short(id), when: r.When, why: because(r, *span, l.used[r] == nil)})
+			written[same{key.peer, r.User, r.When}] = true
+			allow = append(allow, item{peer: w.short(id), user: r.User, when: r.When, why: because(r, *span, l.used[r] == nil)})
 		}
 	}
 	return allow, peers

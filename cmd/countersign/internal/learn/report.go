@@ -81,7 +81,7 @@ func (l *Learner) unused() Section {
 	section := Section{Title: "Rules that never decided", Headers: []string{"rule", "method", "effect", "peer", "when"}, Else: "Each rule has decided."}
 	l.rules(func(m *policy.Method, r *policy.Rule) {
 		if l.used[r] == nil && l.maybe[r] == nil {
-			section.Rows = append(section.Rows, []string{r.Place(), m.Full, effectOf(r), r.Written, r.When})
+			section.Rows = append(section.Rows, []string{r.Place(), m.Full, effectOf(r), r.Written, r.Condition()})
 		}
 	})
 	return section
@@ -91,7 +91,7 @@ func (l *Learner) unsure() Section {
 	section := Section{Title: "Rules that may have decided", Headers: []string{"rule", "method", "effect", "peer", "when", "at most", "last"}, Else: "None: of each rule it is known."}
 	l.rules(func(m *policy.Method, r *policy.Rule) {
 		if span := l.maybe[r]; span != nil && l.used[r] == nil {
-			section.Rows = append(section.Rows, []string{r.Place(), m.Full, effectOf(r), r.Written, r.When, fmt.Sprint(span.Count), stamp(span.Last)})
+			section.Rows = append(section.Rows, []string{r.Place(), m.Full, effectOf(r), r.Written, r.Condition(), fmt.Sprint(span.Count), stamp(span.Last)})
 		}
 	})
 	return section
@@ -188,6 +188,9 @@ func (l *Learner) remedy(key pair) string {
 		var places []string
 		for _, r := range headers.Rules(l.policy, key.method, id) {
 			places = append(places, r.Place())
+		}
+		if verdict.NeedsUser {
+			return strings.Join(places, ", ") + ", for other requests or users"
 		}
 		return strings.Join(places, ", ") + ", for other requests"
 	case verdict.Rule != nil:

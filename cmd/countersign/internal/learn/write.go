@@ -50,6 +50,9 @@ func (w *writer) list(name string, items []item) {
 	w.line(4, "%s:", name)
 	for _, i := range items {
 		w.line(5, "- peer: %s", scalar(i.peer))
+		if i.user != "" {
+			w.line(6, "user: %s", scalar(i.user))
+		}
 		if i.when != "" {
 			w.line(6, "when: %s", scalar(i.when))
 		}

@@ -8,7 +8,7 @@ func idle(m *policy.Method) []error {
 	var warnings []error
 	for _, r := range m.Rules {
 		for _, over := range m.Rules {
-			if over == r || over.Shadow || over.When != "" || !over.Peer.Covers(r.Peer) {
+			if over == r || over.Shadow || over.Condition() != "" || !over.Peer.Covers(r.Peer) {
 				continue
 			}
 			if text := inVain(r, over); text != "" {
@@ -28,7 +28,7 @@ func inVain(r, over *policy.Rule) string {
 	switch {
 	case r.Effect == policy.Allow && over.Effect == policy.Deny:
 		return "never lets anybody in"
-	case r.Effect == policy.Allow && r.When != "":
+	case r.Effect == policy.Allow && r.Condition() != "":
 		return "holds nobody to its condition" // an allow without a condition, beside a wider one, at least says why
 	case r.Effect == policy.Deny && over.Effect == policy.Deny && r.Peer == over.Peer:
 		return "changes nothing" // one for fewer peers says more exactly why, and decides

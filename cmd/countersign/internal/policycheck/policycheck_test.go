@@ -94,7 +94,7 @@ func TestCoverageIsCheckedInBothDirections(t *testing.T) {
 			"shop.v1.Shop",
 		},
 		"a condition over a field that there is not": {
-			"            why: money moves only after", "            when: request.amuont > 1\n            why: money moves only after",
+			"            why: gives the money of", "            when: request.amuont > 1\n            why: gives the money of",
 			[]string{"bank.yaml:{}:26: when: undefined field 'amuont'"},
 			"request.amuont",
 		},

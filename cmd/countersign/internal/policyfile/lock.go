@@ -14,7 +14,7 @@ import (
 const (
 	// lockInterval is how often a file that another process is changing is tried again; an edit takes milliseconds.
 	lockInterval = 10 * time.Millisecond
-	// lockBound is how long the lock is waited for. Whoever may read a file may lock it, flock(2) asks for no more, and every service reads its
+	// lockBound is how long the lock of one file is waited for. Whoever may read a file may lock it, flock(2) asks for no more, and every service reads its
 	// policy: the very workload that is to be revoked can hold the lock for as long as it likes. So the lock only keeps writers in turn. The
 	// change is then made without it; what guards the text of others is that it is compared right before the rename. Two that both go
 	// on without the lock, within microseconds, are the case that is left: the servers then never report the version of the one that lost.
@@ -24,30 +24,65 @@ const (
 	staleAge = time.Minute
 )
 
-// lock opens the file and takes the right to replace it: flock(2) on the file itself, so that no lock file is left beside it, and the kernel gives
-// the lock back when its holder dies. A lock is on what path named when it was opened. Whoever waited for it may hold that of a file that has
-// been replaced meanwhile, and has to try again. It does not wait beyond until: locked is false then.
-func lock(ctx context.Context, path string, until time.Time) (file *os.File, locked bool, err error) {
+// turn is that of one writer, however often it makes its change anew. The zero value waits for nothing yet.
+type turn struct {
+	// file is the one whose lock is waited for, or held.
+	file  *os.File
+	until time.Time
+}
+
+// take takes the right to replace the file at path: flock(2) on the file itself, so that no lock file is left beside it, and the kernel gives the
+// lock back when its holder dies. A lock is on what path named when it was opened. Whoever waited for it may hold that of a file that has been
+// replaced meanwhile, and has to try again. When the wait is over, locked is false.
+func (t *turn) take(ctx context.Context, path string) (locked bool, err error) {
 	ticker := time.NewTicker(lockInterval)
 	defer ticker.Stop()
 	for {
-		file, err := os.Open(path)
+		if err := t.open(path); err != nil {
+			return false, fmt.Errorf("open the policy: %w", err)
+		}
+		locked, err := tryLock(path, t.file)
 		if err != nil {
-			return nil, false, fmt.Errorf("open the policy: %w", err)
+			return false, fmt.Errorf("lock the policy: %w", err)
 		}
-		locked, err := tryLock(path, file)
-		if err == nil && (locked || !time.Now().Before(until)) {
-			return file, locked, nil
-		}
-		if err = errors.Join(err, file.Close()); err != nil {
-			return nil, false, fmt.Errorf("lock the policy: %w", err)
+		if locked || !time.Now().Before(t.until) {
+			return locked, nil
 		}
 		select {
 		case <-ctx.Done():
-			return nil, false, fmt.Errorf("lock the policy: another process is changing %s: %w", path, context.Cause(ctx))
+			return false, fmt.Errorf("lock the policy: another process is changing %s: %w", path, context.Cause(ctx))
 		case <-ticker.C:
 		}
 	}
+}
+
+// open opens the file at path. If it is not the one that is waited for, the wait begins anew: a writer had the lock and has replaced the file, which
+// whoever may only read it cannot. Many writers, or slow ones, are not what lockBound is there for. The file that is waited for stays open, and
+// while it is, no other has its number.
+func (t *turn) open(path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	if t.file != nil {
+		same, err := names(path, t.file)
+		if err != nil || same {
+			return errors.Join(err, file.Close())
+		}
+		if err := t.file.Close(); err != nil {
+			return errors.Join(err, file.Close())
+		}
+	}
+	t.file, t.until = file, time.Now().Add(lockBound)
+	return nil
+}
+
+// end gives the lock back.
+func (t *turn) end() error {
+	if t.file == nil {
+		return nil
+	}
+	return t.file.Close()
 }
 
 // tryLock reports whether it got the lock of the file that path names now.

@@ -9,7 +9,10 @@ import (
 	"slices"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/countersign-mesh/countersign/pkg/identity"
+	"github.com/countersign-mesh/countersign/pkg/yamlfile"
 	policyv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/policy/v1"
 )
 
@@ -46,7 +49,8 @@ func Keep(link, version, text string) (path string, err error) {
 	return path, nil
 }
 
-// Missing returns the revocations of one text of a policy file that another text does not have, however it writes them. name is the file's.
+// Missing returns the revocations of one text of a policy file that another text does not have, however it writes them. name is the file's. Neither
+// has to be good in all else: revocations must outlive a policy that does not fit the services any more.
 func Missing(name, before, after string) ([]*policyv1.Revocation, error) {
 	had, subjects, err := revoked(name, before)
 	if err != nil {
@@ -67,13 +71,18 @@ func Missing(name, before, after string) ([]*policyv1.Revocation, error) {
 
 // revoked returns the revocations of a text, and what each of them revokes.
 func revoked(name, text string) ([]*policyv1.Revocation, []identity.Revocation, error) {
-	file, _, compiled, err := parse(name, text)
-	if err != nil {
+	var file policyv1.Policy
+	document, err := yamlfile.Unmarshal(name, []byte(text), &file)
+	if document == nil {
 		return nil, nil, err
+	}
+	own, err := spiffeid.TrustDomainFromString(file.GetTrustDomain())
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: trust_domain: %w", name, err)
 	}
 	var subjects []identity.Revocation
 	for _, r := range file.GetRevoked() {
-		s, err := subject(compiled.TrustDomain(), r)
+		s, err := subject(own, r)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -25,14 +25,14 @@ type written struct {
 //
 // Processes that come here at once take turns. What an editor saves meanwhile, which takes no turn, is noticed up to the last moment
 // before the rename, and so is a link that is turned: the change is made anew.
-func update(ctx context.Context, path string, change func(text string) (string, error)) (written, error) {
+func update(ctx context.Context, path string, change func(text string) (string, error)) (done written, err error) {
 	if ctx.Err() != nil {
 		return written{}, fmt.Errorf("change %s: %w", path, context.Cause(ctx))
 	}
-	// One wait for the lock, however often the change is made anew.
-	until := time.Now().Add(lockBound)
+	var mine turn
+	defer func() { err = errors.Join(err, mine.end()) }()
 	for {
-		done, err := attempt(ctx, path, until, change)
+		done, err := attempt(ctx, path, &mine, change)
 		if !errors.Is(err, errChanged) {
 			return done, err
 		}
@@ -45,16 +45,15 @@ func update(ctx context.Context, path string, change func(text string) (string, 
 // errChanged means that the file was changed while a change of it was prepared.
 var errChanged = errors.New("the policy file was changed by another program meanwhile")
 
-func attempt(ctx context.Context, link string, until time.Time, change func(text string) (string, error)) (done written, err error) {
+func attempt(ctx context.Context, link string, mine *turn, change func(text string) (string, error)) (written, error) {
 	path, err := filepath.EvalSymlinks(link)
 	if err != nil {
 		return written{}, fmt.Errorf("find the policy file: %w", err)
 	}
-	file, locked, err := lock(ctx, path, until)
+	locked, err := mine.take(ctx, path)
 	if err != nil {
 		return written{}, err
 	}
-	defer func() { err = errors.Join(err, file.Close()) }() // gives the lock back
 	before, err := os.ReadFile(path)
 	if err != nil {
 		return written{}, fmt.Errorf("read the policy: %w", err)

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/policyfile"
@@ -247,6 +248,60 @@ func TestALockThatIsNeverGivenBackHoldsOffNoRevocation(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Six writers who take a third of a second each take two seconds together. None of them may lose patience: two that go on without the lock at the same
+// moment lose the change of one.
+func TestWritersWhoTakeTurnsAreWaitedForLonger(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(dir, "policy.yaml")
+		replaced := lockedFile(t, path) // by the first of the others
+		revoked := make(chan policyfile.Change, 1)
+		go func() {
+			defer close(revoked)
+			change, err := policyfile.Revoke(context.Background(), path, byID("/risk", ""))
+			if err != nil {
+				t.Error(err)
+			}
+			revoked <- change
+		}()
+		for range 5 {
+			<-time.After(400 * time.Millisecond) // by the clock of the bubble
+			next := lockedFile(t, path)
+			if err := replaced.Close(); err != nil {
+				t.Error(err)
+			}
+			replaced = next
+		}
+		synctest.Wait()
+		select {
+		case change := <-revoked:
+			t.Errorf("it did not wait: %+v", change)
+		default:
+		}
+		if err := replaced.Close(); err != nil {
+			t.Error(err)
+		}
+		if change := <-revoked; change.Unlocked || !change.Added {
+			t.Errorf("after its turn: %+v", change)
+		}
+	})
+}
+
+// lockedFile puts a new file at path, which is locked from its beginning.
+func lockedFile(t *testing.T, path string) *os.File {
+	t.Helper()
+	file, err := os.OpenFile(path+".next", os.O_CREATE|os.O_RDWR|os.O_EXCL, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = file.WriteString(rules)
+	if err = errors.Join(err, syscall.Flock(int(file.Fd()), syscall.LOCK_EX), os.Rename(file.Name(), path)); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 func TestWhoHasGivenUpChangesNothing(t *testing.T) {

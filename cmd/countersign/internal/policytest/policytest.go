@@ -113,7 +113,10 @@ func callOf(c *policyv1.Case, p *policy.Policy, set *contracts.Set) (policy.Call
 	if err != nil {
 		return policy.Call{}, fmt.Errorf("peer: %q is no workload's SPIFFE ID: %w; right would be /risk or spiffe://bank.test/risk", c.GetPeer(), err)
 	}
-	call := policy.Call{Method: "/" + c.GetMethod(), Peer: &identity.Peer{ID: id}}
+	call := policy.Call{Method: "/" + c.GetMethod(), Peer: &identity.Peer{ID: id}, UserErr: policy.ErrNoUser}
+	if c.GetUser() != nil {
+		call.User, call.UserErr = policy.UserOf(c.GetUser()), nil
+	}
 	if c.GetRequest() == nil {
 		return call, nil
 	}

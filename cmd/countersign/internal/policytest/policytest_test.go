@@ -26,6 +26,7 @@ services:
           - {peer: /counter, when: request.amount.minor_units <= 500, why: small amounts}
           - {peer: /trainee, shadow: true}
           - {peer: /thief}
+          - {peer: /gateway, user: transfer, when: request.payer_customer_id == user.subject && user.context.payment_id == request.payment_id, why: for the customer}
 `
 
 func mustParse(t *testing.T, text string) *policy.Policy {
@@ -64,6 +65,10 @@ func TestACasePasses(t *testing.T) {
 		"denied by what is in the request":          "{peer: /counter, " + assess + ", request: {amount: {minorUnits: '501'}}, want: denied}",
 		"a number that no float holds":              "{peer: /counter, " + assess + ", request: {amount: {minor_units: 9007199254740993}}, want: denied}",
 		"decided by an empty request":               "{peer: /counter, " + assess + ", request: {}, want: allowed}",
+		"allowed for a user":                        "{peer: /gateway, " + assess + ", request: {payer_customer_id: alice, payment_id: p}, user: {subject: alice, scope: transfer, transaction: t, context: {payment_id: p}}, want: allowed, rule: for the customer}",
+		"denied for another user":                   "{peer: /gateway, " + assess + ", request: {payer_customer_id: alice, payment_id: p}, user: {subject: bob, scope: transfer, context: {payment_id: p}}, want: denied}",
+		"denied for another scope":                  "{peer: /gateway, " + assess + ", request: {payer_customer_id: alice, payment_id: p}, user: {subject: alice, scope: accounts.read, context: {payment_id: p}}, want: denied}",
+		"denied without a user":                     "{peer: /gateway, " + assess + ", want: denied}",
 		"a method that there is not":                "{peer: /payments, method: bank.risk.v1.RiskService/NoSuch, want: denied}",
 		"a method of a service that there is not":   "{peer: /payments, method: no.such.v1.Service/NoSuch, want: denied}",
 		"denied to a peer of another trust domain":  "{peer: 'spiffe://bank.test.evil/payments', " + assess + ", want: denied}",
@@ -81,7 +86,7 @@ func TestACaseFails(t *testing.T) {
 	for name, test := range map[string]struct{ text, err, want, got string }{
 		"it is denied": {
 			"{peer: /risk, " + assess + ", want: allowed}", "it is decided otherwise",
-			"allowed", "denied: bank.yaml:7: allowed for /payments, /branch/**, /counter, /thief; the caller is /risk",
+			"allowed", "denied: bank.yaml:7: allowed for /payments, /branch/**, /counter, /thief, /gateway; the caller is /risk",
 		},
 		"it is allowed": {
 			"{peer: /payments, " + assess + ", want: denied}", "it is decided otherwise",
@@ -166,12 +171,12 @@ func TestRulesThatDecideNoCaseAreFound(t *testing.T) {
 		return strings.Join(places, " ")
 	}
 	none := "{peer: /risk, " + assess + ", want: denied}"
-	if got, want := places(none), "bank.yaml:9 bank.yaml:11 bank.yaml:12 bank.yaml:13 bank.yaml:15"; got != want {
+	if got, want := places(none), "bank.yaml:9 bank.yaml:11 bank.yaml:12 bank.yaml:13 bank.yaml:15 bank.yaml:16"; got != want {
 		t.Errorf("of a case that no rule decides: %s, want %s", got, want)
 	}
 	got := places(none, "{peer: /branch/south, "+assess+", want: denied}", "{peer: /payments, "+assess+", want: allowed}",
 		"{peer: /branch/north, "+assess+", want: allowed}", "{peer: /counter, "+assess+", want: allowed}", "{peer: /trainee, "+assess+", want: denied}")
-	if want := "bank.yaml:13 bank.yaml:15"; got != want { // one was not decided, the other's peer is revoked
+	if want := "bank.yaml:13 bank.yaml:15 bank.yaml:16"; got != want { // one was not decided, the peer of one is revoked, and one was not tried
 		t.Errorf("the rules are %s, want %s", got, want)
 	}
 }
@@ -217,7 +222,7 @@ func TestTheReportIsOfTheFormThatCISystemsRead(t *testing.T) {
   <testsuite name="bank_test.yaml" tests="2" failures="1" errors="0" skipped="0" time="0.000003">
     <testcase name="/payments bank.risk.v1.RiskService/AssessPayment allowed" classname="bank.risk.v1.RiskService.AssessPayment" file="bank_test.yaml" line="2" time="0.000002"></testcase>
     <testcase name="a &lt;name&gt; &amp; �" classname="bank.risk.v1.RiskService.AssessPayment" file="bank_test.yaml" line="3" time="0.000002">
-      <failure message="it is decided otherwise">bank_test.yaml:3&#xA;want  allowed&#xA;is    denied: bank.yaml:7: allowed for /payments, /branch/**, /counter, /thief; the caller is /risk</failure>
+      <failure message="it is decided otherwise">bank_test.yaml:3&#xA;want  allowed&#xA;is    denied: bank.yaml:7: allowed for /payments, /branch/**, /counter, /thief, /gateway; the caller is /risk</failure>
     </testcase>
   </testsuite>
   <testsuite name="bank.yaml" tests="1" failures="1" errors="0" skipped="0" time="0.000000">

@@ -90,14 +90,14 @@ func accessBy(rules []*policy.Rule, c *conditions) Access {
 	allowed := false
 	for _, r := range rules {
 		switch {
-		case r.Effect == policy.Deny && r.When == "":
+		case r.Effect == policy.Deny && r.Condition() == "":
 			return Access{State: Denied}
 		case r.Effect == policy.Deny:
-			unless = append(unless, r.When)
-		case r.When == "":
+			unless = append(unless, r.Condition())
+		case r.Condition() == "":
 			allowed = true
 		default:
-			when = append(when, r.When)
+			when = append(when, r.Condition())
 		}
 	}
 	if allowed {

@@ -42,7 +42,8 @@ type edge struct {
 	lines []string
 }
 
-// newGraph returns the graph of a policy. It shows rules, and not what they come to: a denial stands beside the allowance that it takes back.
+// newGraph returns the graph of a policy. It shows rules, and not what they come to: a denial stands beside the allowance that it takes back. Who may only
+// watch whether servers are to be called (policy.WatchHealth) calls none of them by that.
 func newGraph(p *policy.Policy) *graph {
 	b := &graphBuilder{
 		own: p.TrustDomain(), revoked: revoked(p), names: shortNames(p), nodes: make(map[string]node), edges: make(map[arrow][]string),
@@ -87,6 +88,9 @@ func (b *graphBuilder) service(s *policy.Service) {
 		}
 	}
 	for a, names := range methods {
+		if len(names) == 1 && "/"+s.Name+"/"+names[0] == policy.WatchHealth && a.effect == policy.Allow {
+			continue // its rules are for all servers: an arrow to each would hide who calls whom
+		}
 		line := b.names[s.Name] + ": " + strings.Join(names, ", ")
 		if len(names) == len(s.Methods) && len(names) > 1 && !slices.ContainsFunc(names, conditional) {
 			line = fmt.Sprintf("%s: all %d methods", b.names[s.Name], len(names))
@@ -108,7 +112,7 @@ func (b *graphBuilder) method(m *policy.Method) map[arrow]string {
 	names := make(map[arrow]string)
 	for _, r := range m.Rules {
 		a := arrow{from: b.peer(r.Peer), effect: r.Effect, shadow: r.Shadow}
-		if r.When == "" {
+		if r.Condition() == "" {
 			names[a] = m.Name
 		} else if names[a] == "" {
 			names[a] = m.Name + underCondition

@@ -60,6 +60,24 @@ flowchart LR
 	}
 }
 
+// Who may only watch which servers are to be called calls none by that: the rules for it are for all servers.
+func TestAGraphIsOfCallsAndNotOfWatchesOfHealth(t *testing.T) {
+	t.Parallel()
+	graph := Mermaid(mustParse(t, `trust_domain: bank.test
+services:
+  grpc.health.v1.Health:
+    served_by: [/books]
+    methods:
+      Check: {allow: [{peer: /operator}]}
+      Watch: {allow: [{peer: /operator}, {peer: /watcher}], deny: [{peer: /barred}]}
+`))
+	for arrow, want := range map[string]bool{`"Health: all 2 methods"`: true, `-->|"Health: Watch"|`: false, `--x|"Health: Watch"|`: true} {
+		if strings.Contains(graph, arrow) != want {
+			t.Errorf("%s: want %t, in\n%s", arrow, want, graph)
+		}
+	}
+}
+
 func TestDOT(t *testing.T) {
 	t.Parallel()
 	const want = `// Who calls whom by p.yaml: arrows are rules that allow, bars rules that deny, and dashed lines rules in shadow.

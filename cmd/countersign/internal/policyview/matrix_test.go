@@ -154,7 +154,7 @@ func TestMatrixInTextIsNarrowEnough(t *testing.T) {
 		policy *policy.Policy
 		want   []string
 	}{
-		"the bank's":         {bank, []string{" /accounts  /gateway  /ledger  /mobile  /operator  /payments  /risk\n"}},
+		"the bank's":         {bank, []string{" /accounts  /gateway  /ledger  /login  /operator  /payments  /risk\n"}},
 		"long names":         {many(12), []string{"\n  1   /a/workload/with/a/long/name/x\n", " 1  2  3  4  5 "}},
 		"many callers":       {many(60), []string{" 1  2  3  4  5 ", " 59  60\n"}},
 		"no callers, even":   {ledgerPolicy(t, "GetBalance: {}"), []string{"\n  GetBalance (nobody)\n"}},

@@ -6,7 +6,6 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/countersign-mesh/countersign/cmd/countersign/internal/policyfile"
 	"github.com/countersign-mesh/countersign/pkg/identity"
 	"github.com/countersign-mesh/countersign/pkg/policy"
 	adminv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/admin/v1"
@@ -21,6 +20,17 @@ type Change struct {
 	Old, New *policy.Policy
 }
 
+// UnfitError means that the policy in place is not good itself, and why.
+type UnfitError struct{ Err error }
+
+// Error implements error.
+func (e *UnfitError) Error() string {
+	return fmt.Sprintf("the policy in place is not good itself, so that nothing could be compared with it or put back; mend it by hand first, or replace it with --offline:\n%v", e.Err)
+}
+
+// Unwrap returns what is not good about it.
+func (e *UnfitError) Unwrap() error { return e.Err }
+
 // Prepare reads the policy file at path, and compiles text as if it stood there already: what it includes is read beside that file. name is where
 // text comes from, for errors, and descriptors knows the services that both are about.
 func Prepare(path, name string, text []byte, descriptors policy.Descriptors) (Change, error) {
@@ -30,7 +40,7 @@ func Prepare(path, name string, text []byte, descriptors policy.Descriptors) (Ch
 	}
 	old, err := policy.Compile(source, policy.WithDescriptors(descriptors))
 	if err != nil {
-		return Change{}, fmt.Errorf("the policy in place is not good itself, so that nothing could be compared with it or put back; mend it by hand first:\n%w", err)
+		return Change{}, &UnfitError{Err: err}
 	}
 	changed, err := policy.Compile(source.WithMain(text), policy.WithDescriptors(descriptors))
 	if err != nil {
@@ -41,23 +51,6 @@ func Prepare(path, name string, text []byte, descriptors policy.Descriptors) (Ch
 
 // Same reports whether there is nothing to change.
 func (c Change) Same() bool { return bytes.Equal(c.Old.Source().Main(), c.New.Source().Main()) }
-
-// Unrevoked are the revocations of the old policy that the new one does not have, as its file has them.
-func (c Change) Unrevoked() ([]string, error) {
-	missing, err := policyfile.Missing(c.Path, string(c.Old.Source().Main()), string(c.New.Source().Main()))
-	var lines []string
-	for _, r := range missing {
-		switch {
-		case r.GetId() != "":
-			lines = append(lines, "id: "+r.GetId())
-		case r.GetSerial() != "":
-			lines = append(lines, "serial: "+r.GetSerial())
-		default:
-			lines = append(lines, "authority: "+r.GetAuthority())
-		}
-	}
-	return lines, err
-}
 
 // letsFollow fails unless the new policy lets the one who applies it ask the servers about it, and watch the decisions when that is to be done.
 func (c Change) letsFollow(self spiffeid.ID, watched bool) error {

@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -100,7 +101,7 @@ func (r *Rollout) inForce(ctx context.Context, w admin.Written) error {
 
 func (r *Rollout) sayInForce(what, version string, since time.Time) {
 	if len(r.Servers) > 0 {
-		r.Say("%s at %d of %[2]d services, policy %s, after %d ms.\n", what, len(r.Servers), version, time.Since(since).Milliseconds())
+		r.Say("%s at %d of %[2]d %s, policy %s, after %d ms.\n", what, len(r.Servers), cmp.Or(r.Noun, "services"), version, time.Since(since).Milliseconds())
 	}
 }
 

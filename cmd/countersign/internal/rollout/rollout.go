@@ -39,9 +39,12 @@ type Server struct {
 // Rollout is a change that is to be made. Its fields are set once, before Run.
 type Rollout struct {
 	Change
-	// Servers are all that read the file. Self is who asks them.
+	// Servers are all that read the file.
 	Servers []Server
-	Self    spiffeid.ID
+	// Noun is what the servers are called where they are counted: services, unless there are several of one.
+	Noun string
+	// Self is who asks them.
+	Self spiffeid.ID
 	// Audit is where decisions are watched; nil when they are not to be.
 	Audit auditv1.AuditServiceClient
 	// Watch is how long they are watched, and MaxDenials how many calls may be denied meanwhile that were let in before.

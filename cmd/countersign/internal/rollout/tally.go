@@ -106,5 +106,5 @@ func (c Change) letIn(denied *auditv1.Decision) bool {
 
 // asksTheSame reports whether two rules ask the same of a call.
 func asksTheSame(a, b *policy.Rule) bool {
-	return a.Effect == b.Effect && a.Peer == b.Peer && a.When == b.When
+	return a.Effect == b.Effect && a.Peer == b.Peer && a.User == b.User && a.When == b.When
 }

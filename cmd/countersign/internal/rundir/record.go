@@ -20,11 +20,16 @@ type Record struct {
 	// WorkloadAPI is the Workload API's endpoint, "unix:///…".
 	WorkloadAPI string `json:"workload_api"`
 	// SocketDir is the private directory that was made for the socket; empty when the socket is in the run directory.
-	SocketDir    string        `json:"socket_dir,omitempty"`
+	SocketDir string `json:"socket_dir,omitempty"`
+	// Issuer says who serves the Workload API, and ServerSocket is where a SPIRE server has its administrative API; empty for the authority.
+	Issuer       string        `json:"issuer,omitempty"`
+	ServerSocket string        `json:"spire_server_socket,omitempty"`
 	Bin          string        `json:"bin"`
 	Policy       string        `json:"policy"`
 	Registration string        `json:"registration"`
 	SVIDTTL      time.Duration `json:"svid_ttl_ns"`
+	// Edge is where customers come in.
+	Edge Edge `json:"edge"`
 	// Supervisor is the process of `countersign up`.
 	Supervisor Process `json:"supervisor"`
 	// Ready is set once every program was ready.
@@ -32,12 +37,22 @@ type Record struct {
 	Programs []Program `json:"programs"`
 }
 
+// Edge is where customers find the bank: HOST:PORT of each door, the URL that login is known by, and the file with those who vouch for the
+// edge's certificate.
+type Edge struct {
+	GRPC   string `json:"grpc"`
+	REST   string `json:"rest"`
+	Login  string `json:"login"`
+	Issuer string `json:"issuer"`
+	Root   string `json:"root"`
+}
+
 // Program is one program of the mesh.
 type Program struct {
 	Name string `json:"name"`
-	// SPIFFEID is empty for the authority, which has no identity: it gives them.
+	// SPIFFEID is empty for who serves the Workload API: they have no identity of it, they give them.
 	SPIFFEID string `json:"spiffe_id,omitempty"`
-	// Address serves gRPC, OpsAddress serves HTTP; the authority has only the latter.
+	// Address serves gRPC, OpsAddress serves HTTP; who serves the Workload API has only the latter.
 	Address    string    `json:"address,omitempty"`
 	OpsAddress string    `json:"ops_address"`
 	Log        string    `json:"log"`
@@ -49,6 +64,9 @@ type Program struct {
 
 // Socket returns the path of the Workload API's socket.
 func (r Record) Socket() string { return strings.TrimPrefix(r.WorkloadAPI, "unix://") }
+
+// Actors returns the directory of the programs that the demo's actors are started from.
+func (r Record) Actors() string { return filepath.Join(r.Bin, "actors") }
 
 // Find returns the program with this name.
 func (r Record) Find(name string) (Program, bool) {
@@ -104,7 +122,7 @@ func (d Dir) Write(r Record) error {
 	return nil
 }
 
-// Forget removes the record and the socket that it names. What is gone already is no error.
+// Forget removes the record and the sockets that it names. What is gone already is no error.
 func (d Dir) Forget(r Record) error {
 	var errs []error
 	remove := func(path string) {
@@ -112,8 +130,10 @@ func (d Dir) Forget(r Record) error {
 			errs = append(errs, err)
 		}
 	}
-	if socket := r.Socket(); socket != "" {
-		remove(socket)
+	for _, socket := range []string{r.Socket(), r.ServerSocket} {
+		if socket != "" {
+			remove(socket)
+		}
 	}
 	if r.SocketDir != "" {
 		remove(r.SocketDir)

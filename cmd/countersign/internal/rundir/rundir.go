@@ -39,6 +39,15 @@ func (d Dir) Logs() string { return filepath.Join(d.path, "logs") }
 // Log is the log file of one program.
 func (d Dir) Log(program string) string { return filepath.Join(d.Logs(), program+".log") }
 
+// SPIRE is where SPIRE's server and agent keep their state when they are in the authority's place.
+func (d Dir) SPIRE() string { return filepath.Join(d.path, "spire") }
+
+// Edge is where the certificate of the edge is, and its key.
+func (d Dir) Edge() string { return filepath.Join(d.path, "edge") }
+
+// Customers is where the devices of customers are that the CLI plays.
+func (d Dir) Customers() string { return filepath.Join(d.path, "customers") }
+
 // Registration is the file of registration entries that the authority reads.
 func (d Dir) Registration() string { return filepath.Join(d.path, "registration.yaml") }
 
@@ -73,8 +82,10 @@ func (d Dir) Create() error {
 // Socket returns a path for the Workload API's socket: in the run directory if it fits there, else in a private directory
 // of its own in the system's place for temporary files, which is returned too and is to be removed with RemoveSocket.
 func (d Dir) Socket() (path, private string, err error) {
+	// Room is left for the name of a SPIRE server's socket beside it.
+	const longest = maxSocketPath - len("server") + len("api")
 	path = filepath.Join(d.path, "api", "api.sock")
-	if len(path) <= maxSocketPath {
+	if len(path) <= longest {
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return "", "", fmt.Errorf("make a directory for the Workload API's socket: %w", err)
 		}
@@ -85,7 +96,7 @@ func (d Dir) Socket() (path, private string, err error) {
 		if err != nil {
 			return "", "", fmt.Errorf("make a directory for the Workload API's socket: %w", err)
 		}
-		if path = filepath.Join(private, "api.sock"); len(path) <= maxSocketPath {
+		if path = filepath.Join(private, "api.sock"); len(path) <= longest {
 			return path, private, nil
 		}
 		if err := os.Remove(private); err != nil {

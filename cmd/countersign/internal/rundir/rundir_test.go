@@ -187,14 +187,40 @@ func TestASocketFitsHoweverDeepTheDirectoryIs(t *testing.T) {
 	if info, err := os.Stat(private); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("the private directory: %v, %v", info.Mode(), err)
 	}
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
-		t.Fatal(err)
+	server := filepath.Join(private, "server.sock")
+	for _, path := range []string{path, server} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := dir.Forget(rundir.Record{WorkloadAPI: "unix://" + path, SocketDir: private}); err != nil {
+	if err := dir.Forget(rundir.Record{WorkloadAPI: "unix://" + path, ServerSocket: server, SocketDir: private}); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(private); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the private directory is still there: %v", err)
+	}
+}
+
+func TestThereIsRoomForTheSocketOfASPIREServerToo(t *testing.T) {
+	t.Parallel()
+	base, err := os.MkdirTemp("/tmp", "cs") //nolint:usetesting // t.TempDir is too deep for this
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(base) })
+	for n := 60; n < 90; n++ {
+		path, private, err := at(t, filepath.Join(base, strings.Repeat("d", n))).Socket()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if server := filepath.Join(filepath.Dir(path), "server.sock"); len(server) > 103 {
+			t.Errorf("%s has %d bytes", server, len(server))
+		}
+		if private != "" {
+			if err := os.RemoveAll(private); err != nil {
+				t.Error(err)
+			}
+		}
 	}
 }
 

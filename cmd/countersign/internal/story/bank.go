@@ -2,42 +2,41 @@ package story
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/customer"
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/dial"
 	ledgerv1 "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
 	mobilev1 "github.com/countersign-mesh/countersign/proto/gen/bank/mobile/v1"
 	paymentsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/payments/v1"
 )
 
 const (
-	mobileService = "bank.mobile.v1.MobileBankService/"
-
 	deposited = 1_000_00 // what Alice pays in, in cents
 	paid      = 25_00    // what she pays Bob
 	overlarge = 1_000_000_00
 )
 
-// openAccounts: customers reach the bank through the gateway, as the mobile app.
-func (p *player) openAccounts(context.Context) error {
-	for _, c := range []*customer{&p.alice, &p.bob} {
-		if err := p.openAccount(c, ""); err != nil {
+// openAccounts: customers reach the bank through the gateway's edge. For whom an account is, no request says: it is for whom the token is of.
+func (p *player) openAccounts(ctx context.Context) error {
+	for _, who := range []*person{&p.alice, &p.bob} {
+		if err := p.openAccount(ctx, who); err != nil {
 			return err
 		}
-		p.call("mobile", "gateway", mobileService+"OpenAccount", allowed)
-		p.check(c.account != "", fmt.Sprintf("%s has an account: %s", c.name, c.account), "the account has no ID")
+		p.edgeCall(who.name, "OpenAccount", allowed)
+		p.check(who.account != "", fmt.Sprintf("%s has an account: %s", who.name, who.account), "the account has no ID")
 	}
 	return nil
 }
 
-func (p *player) openAccount(c *customer, suffix string) error {
-	var r mobilev1.OpenAccountResponse
-	err := p.mobile.Call(mobileService+"OpenAccount", "", &mobilev1.OpenAccountRequest{
-		CustomerId: c.id, RequestId: "open-" + c.id + suffix, DisplayName: c.name, CurrencyCode: "EUR",
-	}, &r)
-	c.account = r.GetAccount().GetAccountId()
+func (p *player) openAccount(ctx context.Context, who *person) error {
+	r, err := who.phone.bank().OpenAccount(ctx, &mobilev1.OpenAccountRequest{RequestId: "open-" + who.id, DisplayName: who.name, CurrencyCode: "EUR"})
+	who.account = r.GetAccount().GetAccountId()
 	return err
 }
 
@@ -54,7 +53,7 @@ func (p *player) payIn(ctx context.Context, minor int64, request string) error {
 	if err != nil {
 		return err
 	}
-	p.call("operator", "payments", paymentService+"DepositCash", allowed)
+	p.call("operator", "payments", paymentService+"DepositCash")
 	expect(p, text(euros(minor))+" are in the books", paymentsv1.PaymentState_PAYMENT_STATE_POSTED, r.GetPayment().GetState())
 	p.cash += minor
 	return nil
@@ -62,35 +61,35 @@ func (p *player) payIn(ctx context.Context, minor int64, request string) error {
 
 // payBob: one payment is many calls; audit has each, and one trace holds them together.
 func (p *player) payBob(ctx context.Context) error {
-	trace := newTrace()
-	transfer, err := p.transfer(p.alice, p.bob, paid, "coffee-"+p.run, trace.parent())
+	begin := time.Now()
+	transfer, err := p.transfer(ctx, paid, "coffee-"+p.run)
 	if err != nil {
 		return err
 	}
 	expect(p, text(euros(paid))+" went from Alice to Bob", mobilev1.TransferStatus_TRANSFER_STATUS_DONE, transfer.GetStatus())
 	p.sent += paid
-	return p.hops(ctx, trace)
+	return p.hops(ctx, begin)
 }
 
-func (p *player) transfer(from, to customer, minor int64, request, traceParent string) (*mobilev1.Transfer, error) {
-	var r mobilev1.TransferResponse
-	err := p.mobile.Call(mobileService+"Transfer", traceParent, &mobilev1.TransferRequest{
-		CustomerId: from.id, RequestId: request, PayerAccountId: from.account, PayeeAccountId: to.account,
-		Amount: euros(minor), Reference: "for " + to.name,
-	}, &r)
-	return r.GetTransfer(), err
+// transfer pays Bob from Alice's account, by her phone.
+func (p *player) transfer(ctx context.Context, minor int64, request string) (*mobilev1.Transfer, error) {
+	r, err := p.alice.phone.bank().Transfer(ctx, &mobilev1.TransferRequest{
+		RequestId: request, PayerAccountId: p.alice.account, PayeeAccountId: p.bob.account,
+		Amount: euros(minor), Reference: "for " + p.bob.name,
+	})
+	return r.GetTransfer(), dial.Explain(err)
 }
 
 // books: what the app shows, what the ledger has, and whether the whole ledger sums to zero.
 func (p *player) books(ctx context.Context) error {
-	if err := p.balances(""); err != nil {
+	if err := p.balances(ctx, ""); err != nil {
 		return err
 	}
 	r, err := p.ledgerClient().CheckTrialBalance(ctx, &ledgerv1.CheckTrialBalanceRequest{})
 	if err != nil {
 		return err
 	}
-	p.call("operator", "ledger", "bank.ledger.v1.LedgerService/CheckTrialBalance", allowed)
+	p.call("operator", "ledger", "bank.ledger.v1.LedgerService/CheckTrialBalance")
 	zero := r.GetBalanced()
 	for _, sum := range r.GetSums() {
 		zero = zero && sum.GetMinorUnits() == 0
@@ -101,12 +100,12 @@ func (p *player) books(ctx context.Context) error {
 }
 
 // balances checks what the app shows Alice and Bob against what was paid in and what she has sent him. when is said behind it.
-func (p *player) balances(when string) error {
+func (p *player) balances(ctx context.Context, when string) error {
 	for _, want := range []struct {
-		customer
+		person
 		minor int64
 	}{{p.alice, p.cash - p.sent}, {p.bob, p.sent}} {
-		got, err := p.balance(want.customer)
+		got, err := p.balance(ctx, want.person)
 		if err != nil {
 			return err
 		}
@@ -115,22 +114,43 @@ func (p *player) balances(when string) error {
 	return nil
 }
 
-func (p *player) balance(c customer) (int64, error) {
-	var r mobilev1.ListAccountsResponse
-	if err := p.mobile.Call(mobileService+"ListAccounts", "", &mobilev1.ListAccountsRequest{CustomerId: c.id}, &r); err != nil {
+func (p *player) balance(ctx context.Context, who person) (int64, error) {
+	r, err := who.phone.bank().ListAccounts(ctx, &mobilev1.ListAccountsRequest{})
+	if err != nil {
 		return 0, err
 	}
 	for _, a := range r.GetAccounts() {
-		if a.GetAccountId() == c.account {
+		if a.GetAccountId() == who.account {
 			return a.GetBalance().GetMinorUnits(), nil
 		}
 	}
-	return 0, status.Errorf(codes.NotFound, "the app does not show %s the account %s", c.name, c.account)
+	return 0, status.Errorf(codes.NotFound, "the app does not show %s the account %s", who.name, who.account)
+}
+
+// stepUp: a token that was had with a password alone does not pay much. Who has the phone and knows the password has not the authenticator app.
+func (p *player) stepUp(ctx context.Context) error {
+	_, err := p.transfer(ctx, overlarge, "yacht-"+p.run)
+	refusal, ok := errors.AsType[*dial.StatusError](err)
+	if err != nil && !ok {
+		return err
+	}
+	p.check(ok && refusal.Status.Code() == codes.Unauthenticated && customer.Reason(err) == customer.ReasonStepUp,
+		"the gateway asks for more than a password before it passes "+text(euros(overlarge))+" on", fmt.Sprint(err))
+	p.edgeCall("Alice", "Transfer", denied)
+	code, err := p.alice.codes.Next(ctx)
+	if err != nil {
+		return err
+	}
+	if err := p.logIn(ctx, &p.alice, p.alice.phone, code); err != nil {
+		return err
+	}
+	p.note("Alice logs in again, with a one-time code as well")
+	return nil
 }
 
 // overlarge: risk has its say before the books do.
 func (p *player) overlarge(ctx context.Context) error {
-	transfer, err := p.transfer(p.alice, p.bob, overlarge, "yacht-"+p.run, "")
+	transfer, err := p.transfer(ctx, overlarge, "yacht-"+p.run)
 	if err != nil {
 		return err
 	}
@@ -145,5 +165,5 @@ func (p *player) overlarge(ctx context.Context) error {
 		p.note("%s: %s", reason.GetCode(), reason.GetMessage())
 	}
 	p.check(ceiling, "by risk, for its amount", fmt.Sprint(r.GetPayment()))
-	return p.balances(" still")
+	return p.balances(ctx, " still")
 }

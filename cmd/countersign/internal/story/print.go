@@ -39,9 +39,14 @@ const (
 	denied  = "denied"
 )
 
-// call shows a call: who called whom, what for and what became of it.
-func (p *player) call(caller, callee, method, verdict string) {
-	p.hop(hop{caller: caller, callee: callee, method: method}, verdict, "")
+// call shows a call that was let in: who called whom, and what for.
+func (p *player) call(caller, callee, method string) {
+	p.hop(hop{caller: caller, callee: callee, method: method}, allowed, "")
+}
+
+// edgeCall shows a call of a customer's, which comes over the edge: it is decided by certificate and token, and not by the policy.
+func (p *player) edgeCall(who, method, verdict string) {
+	p.hop(hop{caller: who, callee: "gateway", method: "bank.mobile.v1.MobileBankService/" + method}, verdict, "")
 }
 
 // hop shows a call as audit has it, with the rule that decided.
@@ -50,7 +55,7 @@ func (p *player) hop(h hop, verdict, rule string) {
 	if verdict != allowed {
 		tone = console.Bad
 	}
-	p.out.Printf("   %-8s → %-8s  %-49s %s %s\n", h.caller, h.callee, strings.TrimPrefix(h.method, "/"),
+	p.out.Printf("   %-8s → %-8s  %-59s %s %s\n", h.caller, h.callee, strings.TrimPrefix(h.method, "/"),
 		p.out.Say(tone, verdict), p.out.Say(console.Faint, rule))
 }
 

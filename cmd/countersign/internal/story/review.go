@@ -5,11 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"syscall"
+	"sync"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/admin"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/dial"
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/policyfile"
+	"github.com/countersign-mesh/countersign/pkg/identity"
 	accountsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/accounts/v1"
 	mobilev1 "github.com/countersign-mesh/countersign/proto/gen/bank/mobile/v1"
 	paymentsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/payments/v1"
@@ -28,7 +32,7 @@ func (p *player) review(ctx context.Context) error {
 	if err := p.payIn(ctx, carPrice, "savings-"); err != nil {
 		return err
 	}
-	transfer, err := p.transfer(p.alice, p.bob, carPrice, "car-"+p.run, "")
+	transfer, err := p.transfer(ctx, carPrice, "car-"+p.run)
 	if err != nil {
 		return err
 	}
@@ -37,7 +41,7 @@ func (p *player) review(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := p.balances(" still"); err != nil {
+	if err := p.balances(ctx, " still"); err != nil {
 		return err
 	}
 	_, err = p.paymentClient().ReviewPayment(ctx, &paymentsv1.ReviewPaymentRequest{
@@ -46,7 +50,7 @@ func (p *player) review(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.call("operator", "payments", paymentService+"ReviewPayment", allowed)
+	p.call("operator", "payments", paymentService+"ReviewPayment")
 	return p.goesOn(ctx, transfer.GetPaymentId(), "the operator approves it, and it is posted", carPrice)
 }
 
@@ -79,7 +83,7 @@ func (p *player) goesOn(ctx context.Context, paymentID, what string, minor int64
 	}
 	expect(p, what, paymentsv1.PaymentState_PAYMENT_STATE_POSTED, payment.GetState())
 	p.sent += minor
-	return p.balances("")
+	return p.balances(ctx, "")
 }
 
 // frozen: an account that is frozen neither pays nor is paid. It is given free again, also when the story ends here.
@@ -89,8 +93,8 @@ func (p *player) frozen(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.unfreeze(context.WithoutCancel(ctx))) }()
-	p.call("operator", "accounts", accountService+"FreezeAccount", allowed)
-	_, err = p.transfer(p.alice, p.bob, lunch, "frozen-"+p.run, "")
+	p.call("operator", "accounts", accountService+"FreezeAccount")
+	_, err = p.transfer(ctx, lunch, "frozen-"+p.run)
 	refusal, ok := errors.AsType[*dial.StatusError](err)
 	if err != nil && !ok {
 		return err
@@ -99,7 +103,7 @@ func (p *player) frozen(ctx context.Context) (err error) {
 	if ok {
 		p.note("%s: %s", dial.CodeName(refusal.Status.Code()), refusal.Status.Message())
 	}
-	return p.balances(" still")
+	return p.balances(ctx, " still")
 }
 
 func (p *player) unfreeze(ctx context.Context) error {
@@ -107,21 +111,37 @@ func (p *player) unfreeze(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("unfreeze %s: %w", p.bob.account, err)
 	}
-	p.call("operator", "accounts", accountService+"UnfreezeAccount", allowed)
+	p.call("operator", "accounts", accountService+"UnfreezeAccount")
 	return nil
 }
 
-// riskAway: nobody can say what risk thinks of a payment, so it waits. Risk goes on when the story ends here, too.
+// riskAway: nobody believes risk any more, so nobody can say what risk thinks of a payment, and the payment waits. Risk is believed again when
+// the story ends here, too.
 func (p *player) riskAway(ctx context.Context) (err error) {
-	risk, ok := p.settings.Mesh.Find("risk")
-	if !ok {
-		return errors.New("the mesh has no service risk")
-	}
-	if err := risk.Signal(syscall.SIGSTOP); err != nil {
+	payments, closePayments, err := p.servers(ctx, "payments")
+	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, risk.Signal(syscall.SIGCONT)) }()
-	p.note("risk, process %d, is stopped: it takes connections and answers nothing", risk.PID)
+	defer func() { err = errors.Join(err, closePayments()) }()
+	ledger, closeLedger, err := p.servers(ctx, "ledger")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeLedger()) }()
+	change, takeBack, err := p.disownRisk(ctx, slices.Concat(payments, ledger)...)
+	if err != nil {
+		return err
+	}
+	believed := false
+	defer func() {
+		if !believed {
+			err = errors.Join(err, takeBack(context.WithoutCancel(ctx)))
+		}
+	}()
+	p.note("the operator revokes risk's identity in the policy, %s", change.Entry)
+	if ok, err := p.ignored(ctx, change, payments...); !ok || err != nil {
+		return err
+	}
 	transfer, err := p.patientTransfer(ctx, lunch, "lunch-"+p.run)
 	if err != nil {
 		return err
@@ -130,13 +150,41 @@ func (p *player) riskAway(ctx context.Context) (err error) {
 	if _, err := p.inReview(ctx, transfer.GetPaymentId(), "RISK_UNAVAILABLE"); err != nil {
 		return err
 	}
-	if err := p.balances(" still"); err != nil {
+	if err := p.balances(ctx, " still"); err != nil {
 		return err
 	}
-	if err := risk.Signal(syscall.SIGCONT); err != nil {
+	if err := takeBack(ctx); err != nil {
 		return err
 	}
-	return p.goesOn(ctx, transfer.GetPaymentId(), "risk goes on, and the payment with it: it is posted", lunch)
+	believed = true
+	return p.goesOn(ctx, transfer.GetPaymentId(), "risk is believed again, and the payment goes on by itself: it is posted", lunch)
+}
+
+// ignored checks that every server of payments heeds the revocation of risk: the next payment may be in the hands of any.
+func (p *player) ignored(ctx context.Context, change policyfile.Change, payments ...*grpc.ClientConn) (bool, error) {
+	id, err := p.settings.Mesh.ID("risk")
+	if err != nil {
+		return false, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, forceBound)
+	defer cancel()
+	revoked := admin.Revoked{What: identity.Revocation{ID: id}, Version: change.Version, Time: change.Time}
+	outcomes := make([]admin.Outcome, len(payments))
+	var group sync.WaitGroup
+	for i, conn := range payments {
+		group.Go(func() { outcomes[i] = revoked.Follow(ctx, conn) })
+	}
+	group.Wait()
+	cuts, errs := 0, make([]error, len(outcomes))
+	for i, o := range outcomes {
+		cuts += len(o.Cuts)
+		if errs[i] = o.Err; o.Err != nil && len(payments) > 1 {
+			errs[i] = fmt.Errorf("%s: %w", payments[i].Target(), o.Err)
+		}
+	}
+	err = errors.Join(errs...)
+	p.check(err == nil, fmt.Sprintf("payments has no connection to risk any more: it has cut %d", cuts), fmt.Sprint(err))
+	return err == nil, nil
 }
 
 // patientTransfer pays Bob from Alice's account, and sends the same request again while the bank is not available, as its contract has it: a call
@@ -145,7 +193,7 @@ func (p *player) patientTransfer(ctx context.Context, minor int64, request strin
 	var transfer *mobilev1.Transfer
 	var last error
 	err := p.await(ctx, func() (done bool, _ error) {
-		transfer, last = p.transfer(p.alice, p.bob, minor, request, "")
+		transfer, last = p.transfer(ctx, minor, request)
 		refusal, refused := errors.AsType[*dial.StatusError](last)
 		return !refused || refusal.Status.Code() != codes.Unavailable, nil
 	})

@@ -36,8 +36,10 @@ func (p *player) rotation(ctx context.Context) error {
 		}
 		s.before = serial
 	}
-	p.note("SVIDs live %s here and are renewed half way; Alice pays Bob a cent every %v meanwhile, for at most %s",
-		console.Span(p.settings.Mesh.SVIDTTL), payInterval, console.Span(p.settings.RotationWait))
+	if ttl := p.settings.Mesh.SVIDTTL; ttl > 0 {
+		p.note("SVIDs live %s here and are renewed half way", console.Span(ttl))
+	}
+	p.note("Alice pays Bob a cent every %v meanwhile, for at most %s", payInterval, console.Span(p.settings.RotationWait))
 	begin := time.Now()
 	count, failed, err := p.payUntilRotated(ctx, servers)
 	if err != nil {
@@ -50,7 +52,7 @@ func (p *player) rotation(ctx context.Context) error {
 	p.check(count > 0 && len(failed) == 0, fmt.Sprintf("%d payments in %s, %d failed", count, console.Span(time.Since(begin)), len(failed)),
 		strings.Join(failed, "\n"))
 	p.sent += int64(count - len(failed))
-	return p.balances("")
+	return p.balances(ctx, "")
 }
 
 // payUntilRotated returns how many payments were made and how each failed that did.
@@ -60,7 +62,7 @@ func (p *player) payUntilRotated(ctx context.Context, servers []*watched) (count
 	rest := afterwards
 	for deadline := time.Now().Add(p.settings.RotationWait); time.Now().Before(deadline) && rest > 0; {
 		count++
-		transfer, err := p.transfer(p.alice, p.bob, 1, fmt.Sprintf("cent-%s-%d", p.run, count), "")
+		transfer, err := p.transfer(ctx, 1, fmt.Sprintf("cent-%s-%d", p.run, count))
 		if refusal, ok := errors.AsType[*dial.StatusError](err); ok {
 			failed = append(failed, fmt.Sprintf("payment %d: %v", count, refusal))
 		} else if err != nil {

@@ -9,16 +9,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"time"
 
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/grpc"
 
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/actor"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/console"
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/customer"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/dial"
-	"github.com/countersign-mesh/countersign/cmd/countersign/internal/rundir"
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/site"
 	accountsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/accounts/v1"
 	ledgerv1 "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
 	paymentsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/payments/v1"
@@ -30,10 +29,20 @@ var ErrDiffers = errors.New("the story went another way than it must")
 
 // Settings are what a story needs to know.
 type Settings struct {
-	// Mesh is the mesh that runs.
-	Mesh rundir.Record
+	// Mesh is the mesh that the story is played on.
+	Mesh site.Site
+	// Resolver finds the servers behind a service's name; nil is the system's.
+	Resolver site.Resolver
+	// WorkloadAPI is where this process gets its identity.
+	WorkloadAPI string
+	Actors      Actors
 	// RotationWait bounds how long the story waits for SVIDs to rotate.
 	RotationWait time.Duration
+}
+
+// Actors has others than this process call a service of the mesh: a process that is started for it, or one in another container.
+type Actors interface {
+	Act(ctx context.Context, name string, to ...dial.Target) (*actor.Actor, error)
 }
 
 // Play plays the story. It returns ErrDiffers when any outcome was another than it must be, and what went wrong when the story
@@ -66,16 +75,20 @@ type chapter struct {
 
 func (p *player) chapters() []chapter {
 	return []chapter{
-		{"Alice and Bob open accounts in the app", p.openAccounts},
+		{"Alice and Bob become customers, and enrol their phones", p.customers},
+		{"They open accounts in the app", p.openAccounts},
 		{"Alice pays cash in at the counter", p.deposit},
-		{"Alice pays Bob, and each hop is decided by who calls", p.payBob},
+		{"Alice pays Bob, and each hop is decided by who calls, and for whom", p.payBob},
 		{"The books balance", p.books},
+		{"For a large payment the bank wants to be surer that it is Alice", p.stepUp},
 		{"Risk refuses a payment that is too large", p.overlarge},
 		{"Risk wants a person to look at a payment, and the operator approves it", p.review},
 		{"Bob's account is frozen", p.frozen},
 		{"Risk is away, and a payment waits for it", p.riskAway},
 		{"A risk service that was broken into tries to move money itself", p.compromisedRisk},
-		{"A phone is stolen, and its certificate revoked while it is connected", p.stolenPhone},
+		{"Alice's token is stolen, and worth nothing without her phone", p.stolenToken},
+		{"A transaction token is captured, and tried for another payment", p.capturedToken},
+		{"Bob's old phone is stolen, and revoked while it is connected", p.stolenPhone},
 		{"Callers without an identity of this mesh do not get past the handshake", p.strangers},
 		{"Payments go on while identities rotate", p.rotation},
 	}
@@ -86,28 +99,35 @@ type player struct {
 	settings   Settings
 	out        *console.Console
 	operator   *dial.Workload
-	mobile     *actor.Actor
+	bank       customer.Bank
 	run        string
-	alice, bob customer
+	alice, bob person
+	// mallory is a customer too, who has come by what is not his.
+	mallory person
 	// cash is what Alice has paid in, and sent what she has sent Bob, in cents.
 	cash, sent          int64
 	checks, differences int
 
-	accounts, payments, ledger, audit *grpc.ClientConn
+	accounts, payments, ledger, audit, login *grpc.ClientConn
 }
 
-type customer struct{ name, id, account string }
-
 func open(ctx context.Context, s Settings, out *console.Console) (*player, error) {
-	operator, err := dial.Open(ctx, s.Mesh.WorkloadAPI, slog.New(slog.DiscardHandler))
+	bank, err := customer.At(s.Mesh.Edge)
+	if err != nil {
+		return nil, err
+	}
+	operator, err := dial.Open(ctx, s.WorkloadAPI, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err
 	}
 	run := make([]byte, 4)
 	_, _ = rand.Read(run) // never fails
-	p := &player{settings: s, out: out, operator: operator, run: hex.EncodeToString(run)}
-	p.alice, p.bob = customer{name: "Alice", id: "alice-" + p.run}, customer{name: "Bob", id: "bob-" + p.run}
-	for name, conn := range map[string]**grpc.ClientConn{"accounts": &p.accounts, "payments": &p.payments, "ledger": &p.ledger, "audit": &p.audit} {
+	p := &player{settings: s, out: out, operator: operator, bank: bank, run: hex.EncodeToString(run)}
+	p.alice, p.bob = person{name: "Alice", id: "alice-" + p.run}, person{name: "Bob", id: "bob-" + p.run}
+	p.mallory = person{name: "Mallory", id: "mallory-" + p.run}
+	for name, conn := range map[string]**grpc.ClientConn{
+		"accounts": &p.accounts, "payments": &p.payments, "ledger": &p.ledger, "audit": &p.audit, "login": &p.login,
+	} {
 		target, err := p.target(name)
 		if err == nil {
 			*conn, err = operator.Dial(target)
@@ -116,18 +136,12 @@ func open(ctx context.Context, s Settings, out *console.Console) (*player, error
 			return nil, errors.Join(err, p.close())
 		}
 	}
-	if p.mobile, err = p.act(ctx, "mobile", "gateway"); err != nil {
-		return nil, errors.Join(err, p.close())
-	}
 	return p, nil
 }
 
 func (p *player) close() error {
-	var errs []error
-	if p.mobile != nil {
-		errs = append(errs, p.mobile.Close())
-	}
-	for _, conn := range []*grpc.ClientConn{p.accounts, p.payments, p.ledger, p.audit} {
+	errs := []error{p.alice.phone.close(), p.bob.phone.close(), p.mallory.phone.close()}
+	for _, conn := range []*grpc.ClientConn{p.accounts, p.payments, p.ledger, p.audit, p.login} {
 		if conn != nil {
 			errs = append(errs, conn.Close())
 		}
@@ -135,17 +149,21 @@ func (p *player) close() error {
 	return errors.Join(append(errs, p.operator.Close())...)
 }
 
-// act starts the actor that has the identity name, to call the service callee.
-func (p *player) act(ctx context.Context, name, callee string) (*actor.Actor, error) {
-	target, err := p.target(callee)
-	if err != nil {
-		return nil, err
+// act has an actor, which must have the identity of the workload as, call the services callees.
+func (p *player) act(ctx context.Context, name, as string, callees ...string) (*actor.Actor, error) {
+	var targets []dial.Target
+	for _, callee := range callees {
+		target, err := p.target(callee)
+		if err != nil {
+			return nil, err
+		}
+		targets = append(targets, target)
 	}
-	a, err := actor.Start(ctx, filepath.Join(p.settings.Mesh.Bin, "actors", name), p.settings.Mesh.WorkloadAPI, target)
+	a, err := p.settings.Actors.Act(ctx, name, targets...)
 	if err != nil {
 		return nil, fmt.Errorf("act as %s: %w", name, err)
 	}
-	if want := p.id(name); a.SPIFFEID() != want {
+	if want := p.id(as); a.SPIFFEID() != want {
 		return nil, errors.Join(fmt.Errorf("the actor %s was attested as %s, must be %s", name, a.SPIFFEID(), want), a.Close())
 	}
 	return a, nil
@@ -153,17 +171,13 @@ func (p *player) act(ctx context.Context, name, callee string) (*actor.Actor, er
 
 // target is where a service of the mesh is and who it must be.
 func (p *player) target(name string) (dial.Target, error) {
-	program, ok := p.settings.Mesh.Find(name)
-	if !ok {
-		return dial.Target{}, fmt.Errorf("the mesh has no service %q", name)
-	}
-	id, err := spiffeid.FromString(program.SPIFFEID)
-	return dial.Target{Address: program.Address, ID: id}, err
+	service, err := p.settings.Mesh.Find(name)
+	return service.Target, err
 }
 
 // id is the SPIFFE ID of a workload of the mesh.
 func (p *player) id(name string) string {
-	return "spiffe://" + p.settings.Mesh.TrustDomain + "/" + name
+	return p.settings.Mesh.TrustDomain.IDString() + "/" + name
 }
 
 func (p *player) accountClient() accountsv1.AccountServiceClient {

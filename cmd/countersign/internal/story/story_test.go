@@ -14,12 +14,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/console"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/dial"
-	"github.com/countersign-mesh/countersign/cmd/countersign/internal/rundir"
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/site"
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
 	ledgerv1 "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
 )
@@ -27,7 +28,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // named gives a server's SVID the name that a stock client verifies.
-func named(c *x509.Certificate) { c.DNSNames = []string{"localhost"} }
+func named(c *x509.Certificate) { c.DNSNames = []string{"ledger"} }
 
 // onStage is a player with the operator's identity in a mesh of one ledger, which is at address when that is given.
 func onStage(t *testing.T, address string) (*player, *meshtest.Mesh, *bytes.Buffer) {
@@ -40,7 +41,7 @@ func onStage(t *testing.T, address string) (*player, *meshtest.Mesh, *bytes.Buff
 	if address == "" {
 		address = m.Serve(t, "/ledger", func(s grpc.ServiceRegistrar) {
 			ledgerv1.RegisterLedgerServiceServer(s, ledgerv1.UnimplementedLedgerServiceServer{})
-		})
+		}, meshtest.WithoutUsers())
 		m.Rotate(t, "/ledger", named)
 	}
 	operator, err := dial.Open(t.Context(), m.API(t, "/operator").Addr(), slog.New(slog.DiscardHandler))
@@ -55,8 +56,8 @@ func onStage(t *testing.T, address string) (*player, *meshtest.Mesh, *bytes.Buff
 	var out bytes.Buffer
 	return &player{
 		out: console.New(&out, nil), operator: operator,
-		settings: Settings{Mesh: rundir.Record{TrustDomain: "bank.test", Programs: []rundir.Program{
-			{Name: "ledger", SPIFFEID: "spiffe://bank.test/ledger", Address: address},
+		settings: Settings{Mesh: site.Site{TrustDomain: operator.ID().TrustDomain(), Services: []site.Service{
+			{Name: "ledger", Target: dial.Target{Address: address, ID: spiffeid.RequireFromString("spiffe://bank.test/ledger")}},
 		}}},
 	}, m, &out
 }

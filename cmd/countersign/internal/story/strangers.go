@@ -74,7 +74,7 @@ func (p *player) knock(ctx context.Context, address string, cert *tls.Certificat
 	if err != nil {
 		return false, "", err
 	}
-	config := &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}, ServerName: "localhost", RootCAs: x509.NewCertPool()}
+	config := &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}, ServerName: "ledger", RootCAs: x509.NewCertPool()}
 	for _, authority := range bundle.X509Authorities() {
 		config.RootCAs.AddCert(authority)
 	}

@@ -3,12 +3,12 @@ package story
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 	"path/filepath"
 	"slices"
 	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	auditv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/audit/v1"
 )
@@ -19,25 +19,13 @@ const (
 	auditInterval = 100 * time.Millisecond
 )
 
-// trace is a W3C trace that starts here.
-type trace struct{ id, span string }
-
-func newTrace() trace {
-	raw := make([]byte, 24)
-	_, _ = rand.Read(raw) // never fails
-	return trace{id: hex.EncodeToString(raw[:16]), span: hex.EncodeToString(raw[16:])}
-}
-
-// parent is the traceparent header (W3C Trace Context §3.2), sampled.
-func (t trace) parent() string { return "00-" + t.id + "-" + t.span + "-01" }
-
 // hop is one call that a payment is made of.
 type hop struct{ caller, callee, method string }
 
 // paymentHops are the calls that a payment cannot do without.
 func paymentHops() []hop {
 	return []hop{
-		{"mobile", "gateway", "/bank.mobile.v1.MobileBankService/Transfer"},
+		{"gateway", "login", "/bank.login.v1.TransactionTokenService/IssueTransactionToken"},
 		{"gateway", "accounts", "/bank.accounts.v1.AccountService/GetAccount"},
 		{"gateway", "payments", "/bank.payments.v1.PaymentService/CreatePayment"},
 		{"payments", "accounts", "/bank.accounts.v1.AccountService/GetAccount"},
@@ -47,13 +35,16 @@ func paymentHops() []hop {
 	}
 }
 
-// hops waits until audit has every hop of a payment, shows the decisions in the order they were made, and checks that each was
-// allowed and by which rule.
-func (p *player) hops(ctx context.Context, t trace) error {
+// hops waits until audit has every hop of the payment that was made since, shows the decisions in the order they were made, and checks that each was
+// allowed and by which rule. They have one trace, which begins at the edge: a customer chooses none.
+func (p *player) hops(ctx context.Context, since time.Time) error {
 	var decisions []*auditv1.Decision
-	missing := paymentHops()
+	missing, trace := paymentHops(), ""
 	err := p.await(ctx, func() (done bool, err error) {
-		decisions, err = p.decisions(ctx, &auditv1.DecisionFilter{TraceId: t.id})
+		if trace, err = p.traceOf(ctx, since); trace == "" {
+			return false, err
+		}
+		decisions, err = p.decisions(ctx, &auditv1.DecisionFilter{TraceId: trace})
 		missing = slices.DeleteFunc(paymentHops(), func(h hop) bool {
 			return slices.ContainsFunc(decisions, func(d *auditv1.Decision) bool { return hopOf(d) == h })
 		})
@@ -73,9 +64,28 @@ func (p *player) hops(ctx context.Context, t trace) error {
 		}
 		p.hop(hopOf(d), verdict, filepath.Base(d.GetRule()))
 	}
-	p.check(len(missing) == 0, fmt.Sprintf("audit has every hop of trace %s", t.id), fmt.Sprintf("missing: %v", missing))
+	p.check(len(missing) == 0, fmt.Sprintf("audit has every hop of trace %s", or(trace)), fmt.Sprintf("missing: %v", missing))
 	expect(p, "each was allowed, by a rule of the policy", 0, others)
 	return nil
+}
+
+// traceOf returns the trace of the first payment that the gateway made since.
+func (p *player) traceOf(ctx context.Context, since time.Time) (string, error) {
+	list, err := p.decisions(ctx, &auditv1.DecisionFilter{
+		Method: "/" + paymentService + "CreatePayment", PeerId: p.id("gateway"), StartTime: timestamppb.New(since),
+	})
+	if err != nil || len(list) == 0 {
+		return "", err
+	}
+	return list[0].GetTraceId(), nil
+}
+
+// or is a trace that may not be known.
+func or(trace string) string {
+	if trace == "" {
+		return "that is not known"
+	}
+	return trace
 }
 
 func hopOf(d *auditv1.Decision) hop {

@@ -30,11 +30,14 @@ type child struct {
 	logErr  error // how its log was closed; to be read after closed
 }
 
-// startChild starts a program and waits for its end in the background.
-func startChild(ctx context.Context, s *spawner, p Program, dir rundir.Dir, line func(program, line string)) (*child, error) {
+// startChild starts a program and waits for its end in the background. What was said before it started is its log's first line.
+func startChild(ctx context.Context, s *spawner, p Program, said string, dir rundir.Dir, line func(program, line string)) (*child, error) {
 	out, err := newOutput(dir.Log(p.Name), func(text string) { line(p.Name, text) })
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", p.Name, err)
+	}
+	if said != "" {
+		_, _ = out.Write([]byte(said + "\n")) // it does not fail
 	}
 	// The end of ctx must not kill it: stop asks it to end, in its turn.
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), p.Path, p.Args...) //nolint:gosec // what to start is this command's to say
@@ -110,7 +113,10 @@ func (c *child) crash() error {
 }
 
 // environment is what every program inherits: all but the DSN of the bank, whose password is for those that keep state, each of which
-// gets its own.
+// gets its own, and what a customer knows.
 func environment() []string {
-	return slices.DeleteFunc(os.Environ(), func(variable string) bool { return strings.HasPrefix(variable, "COUNTERSIGN_DSN=") })
+	return slices.DeleteFunc(os.Environ(), func(variable string) bool {
+		name, _, _ := strings.Cut(variable, "=")
+		return slices.Contains([]string{"COUNTERSIGN_DSN", "COUNTERSIGN_PASSWORD", "COUNTERSIGN_OTP_SECRET"}, name)
+	})
 }

@@ -140,7 +140,7 @@ func newFakeMesh(dir rundir.Dir, extra map[string][]string) (*Mesh, error) {
 	if err != nil {
 		return nil, err
 	}
-	ports, err := reserve(context.Background(), 0)
+	ports, err := reserve(context.Background(), 0, offsets(embedded{}))
 	if err != nil {
 		return nil, err
 	}

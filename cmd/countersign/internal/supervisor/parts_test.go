@@ -1,8 +1,6 @@
 package supervisor
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -14,19 +12,16 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"google.golang.org/protobuf/testing/protocmp"
-
-	registrationv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/registration/v1"
 )
 
 func TestAPortInUseIsNamedWithItsHolder(t *testing.T) {
 	t.Parallel()
-	taken, err := reserve(t.Context(), 0)
+	taken, err := reserve(t.Context(), 0, offsets(embedded{}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	base := taken.ports[0]
-	_, err = reserve(t.Context(), base)
+	_, err = reserve(t.Context(), base, offsets(embedded{}))
 	if !errors.Is(err, ErrPortInUse) {
 		t.Fatalf("the error is %v", err)
 	}
@@ -46,7 +41,7 @@ func TestAPortInUseIsNamedWithItsHolder(t *testing.T) {
 
 // Not parallel: another test of this process could take the port meanwhile.
 func TestPortsOfARefusedReservationAreFreeAgain(t *testing.T) {
-	taken, err := reserve(t.Context(), 0)
+	taken, err := reserve(t.Context(), 0, offsets(embedded{}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +50,7 @@ func TestPortsOfARefusedReservationAreFreeAgain(t *testing.T) {
 	if err := taken.release(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := reserve(t.Context(), base); !errors.Is(err, ErrPortInUse) {
+	if _, err := reserve(t.Context(), base, offsets(embedded{})); !errors.Is(err, ErrPortInUse) {
 		t.Errorf("the error is %v", err)
 	}
 	if by, ok := holder(base); ok && strings.Contains(by, fmt.Sprintf("process %d ", os.Getpid())) {
@@ -68,24 +63,32 @@ func TestPortsOfARefusedReservationAreFreeAgain(t *testing.T) {
 
 func TestEveryProgramHasPortsOfItsOwn(t *testing.T) {
 	t.Parallel()
-	ports := make(map[int]int)
-	for offset := range offsets() {
-		ports[offset] = 7443 + offset
-	}
-	seen := make(map[string]string)
-	for _, p := range programs(Settings{Dir: tempDir(t)}, "bank.test", "/api.sock", ports) {
-		for _, address := range []string{p.Address, p.OpsAddress} {
-			if other, ok := seen[address]; ok && address != "" {
-				t.Errorf("%s has %s, and so has %s", p.Name, address, other)
-			}
-			seen[address] = p.Name
+	for _, s := range []Settings{{Dir: tempDir(t)}, {Dir: tempDir(t), SPIRE: true}} {
+		ports := make(map[int]int)
+		for offset := range offsets(s.issuer()) {
+			ports[offset] = 7443 + offset
 		}
-	}
-	for address, want := range map[string]string{
-		"127.0.0.1:7443": "gateway", "127.0.0.1:7446": "ledger", "127.0.0.1:7548": "audit", "127.0.0.1:7549": "authority",
-	} {
-		if seen[address] != want {
-			t.Errorf("%s has %s, want %s", address, seen[address], want)
+		seen := make(map[string]string)
+		for _, p := range programs(s, "bank.test", "/api.sock", ports) {
+			for _, address := range append(p.Doors, p.Address, p.OpsAddress) {
+				if other, ok := seen[address]; ok && address != "" {
+					t.Errorf("%s has %s, and so has %s", p.Name, address, other)
+				}
+				seen[address] = p.Name
+			}
+		}
+		want := map[string]string{
+			"127.0.0.1:7443": "gateway", "127.0.0.1:7446": "ledger", "127.0.0.1:7548": "audit", "127.0.0.1:7449": "login", "127.0.0.1:7549": "login", "127.0.0.1:7453": "gateway",
+			"127.0.0.1:7454": "gateway", "127.0.0.1:7455": "login", "127.0.0.1:7563": "authority",
+		}
+		if s.SPIRE {
+			want["127.0.0.1:7563"], want["127.0.0.1:7564"] = "spire-server", "spire-agent"
+			want["127.0.0.1:7463"] = "" // which its agent alone is told of
+		}
+		for address, want := range want {
+			if seen[address] != want {
+				t.Errorf("%s has %s, want %s", address, seen[address], want)
+			}
 		}
 	}
 }
@@ -94,12 +97,13 @@ func TestWhereServicesKeepTheirState(t *testing.T) {
 	t.Parallel()
 	dir := tempDir(t)
 	for dsn, want := range map[string]map[string]string{
-		"": {"accounts": "file", "payments": "file", "ledger": "file", "risk": "file", "audit": "file"},
+		"": {"accounts": "file", "payments": "file", "ledger": "file", "risk": "file", "login": "file", "audit": "file"},
 		"postgres://bank:secret@db/bank_{service}?sslmode=verify-full&application_name={service}": {
 			"accounts": "ACCOUNTS_DSN=postgres://bank:secret@db/bank_accounts?sslmode=verify-full&application_name=accounts",
 			"payments": "PAYMENTS_DSN=postgres://bank:secret@db/bank_payments?sslmode=verify-full&application_name=payments",
 			"ledger":   "LEDGER_DSN=postgres://bank:secret@db/bank_ledger?sslmode=verify-full&application_name=ledger",
 			"risk":     "RISK_DSN=postgres://bank:secret@db/bank_risk?sslmode=verify-full&application_name=risk",
+			"login":    "LOGIN_DSN=postgres://bank:secret@db/bank_login?sslmode=verify-full&application_name=login",
 			"audit":    "file", // audit verify reads it
 		},
 	} {
@@ -126,6 +130,8 @@ func TestWhereServicesKeepTheirState(t *testing.T) {
 // The DSN of the bank may hold a password, which is not for programs that keep no state.
 func TestNoProgramInheritsTheDSNOfTheBank(t *testing.T) {
 	t.Setenv("COUNTERSIGN_DSN", "postgres://bank:secret@db/{service}")
+	t.Setenv("COUNTERSIGN_PASSWORD", "a secret of a customer's")
+	t.Setenv("COUNTERSIGN_OTP_SECRET", "another secret")
 	t.Setenv("COUNTERSIGN_OTHER", "kept")
 	inherited := strings.Join(environment(), "\n")
 	if strings.Contains(inherited, "secret") || !strings.Contains(inherited, "COUNTERSIGN_OTHER=kept") {
@@ -176,63 +182,10 @@ func TestNobodyStopsBeforeThoseWhoCallIt(t *testing.T) {
 
 func TestAServiceDrainsBeforeItsTierIsKilled(t *testing.T) {
 	t.Parallel()
-	for _, p := range programs(Settings{Dir: tempDir(t), StopTimeout: 30 * time.Second}, "bank.test", "/api.sock", map[int]int{}) {
+	for _, p := range programs(Settings{Dir: tempDir(t), StopTimeout: 35 * time.Second}, "bank.test", "/api.sock", map[int]int{}) {
 		if got := strings.Contains(strings.Join(p.Args, " "), "--drain-timeout=2s"); got != (p.Tier > 0) {
-			t.Errorf("%s is told to drain for two fifths of 30s/6: %v; its arguments are %q", p.Name, got, p.Args)
+			t.Errorf("%s is told to drain for two fifths of 35s/7: %v; its arguments are %q", p.Name, got, p.Args)
 		}
-	}
-}
-
-func TestEntriesArePinnedToBinaryAndUser(t *testing.T) {
-	t.Parallel()
-	bin := filepath.Join(t.TempDir(), "out")
-	if err := os.Mkdir(bin, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	content := []byte("a program")
-	if err := os.WriteFile(filepath.Join(bin, "ledger"), content, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	digest := sha256.Sum256(content)
-	got := &registrationv1.Registration{Entries: []*registrationv1.Entry{
-		{SpiffeId: "/ledger", Selectors: []string{"unix:path:bin/ledger"}, DnsNames: []string{"ledger"}},
-		{SpiffeId: "/other", Selectors: []string{"unix:path:out/ledger", "unix:uid:7"}},
-	}}
-	if err := pin(got, bin, 1000); err != nil {
-		t.Fatal(err)
-	}
-	path, sum := "unix:path:"+filepath.Join(bin, "ledger"), "unix:sha256:"+hex.EncodeToString(digest[:])
-	want := &registrationv1.Registration{Entries: []*registrationv1.Entry{
-		{SpiffeId: "/ledger", Selectors: []string{path, sum, "unix:uid:1000"}, DnsNames: []string{"ledger"}},
-		{SpiffeId: "/other", Selectors: []string{path, "unix:uid:7", sum}},
-	}}
-	if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
-		t.Errorf("the entries differ (-want +got):\n%s", diff)
-	}
-	missing := &registrationv1.Registration{Entries: []*registrationv1.Entry{{Selectors: []string{"unix:path:bin/gone"}}}}
-	if err := pin(missing, bin, 1000); err == nil || !strings.Contains(err.Error(), filepath.Join(bin, "gone")) {
-		t.Errorf("a missing binary: %v", err)
-	}
-}
-
-func TestTheWrittenRegistrationIsReadAgain(t *testing.T) {
-	t.Parallel()
-	dir := tempDir(t)
-	if err := dir.Create(); err != nil {
-		t.Fatal(err)
-	}
-	want := &registrationv1.Registration{TrustDomain: "bank.test", Entries: []*registrationv1.Entry{
-		{SpiffeId: "/ledger", Selectors: []string{"unix:path:/a dir/: #led\"ger", "unix:uid:0"}, DnsNames: []string{"localhost"}},
-	}}
-	if err := writeRegistration(dir, want, "bank.yaml"); err != nil {
-		t.Fatal(err)
-	}
-	got, err := readRegistration(dir.Registration())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
-		t.Errorf("read otherwise than written (-want +got):\n%s", diff)
 	}
 }
 
@@ -246,10 +199,35 @@ func TestSettingsReportAllThatIsMissing(t *testing.T) {
 	if err == nil {
 		t.Fatal("it was accepted")
 	}
-	for _, want := range []string{"--policy: ", "--registration: ", "--risk-rules: ", "--base-port: 65500 is not", "make build", "actors/mobile"} {
+	for _, want := range []string{"--policy: ", "--registration: ", "--risk-rules: ", "--base-port: 65500 is not", "make build", "actors/gateway-burglar", `"authority"`} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("the error lacks %q:\n%v", want, err)
 		}
+	}
+}
+
+func TestSPIREThatIsMissingOrCannotKeepTheLifetimesIsSaid(t *testing.T) {
+	t.Parallel()
+	bin := filepath.Join(t.TempDir(), "bin")
+	if err := os.Mkdir(bin, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s := Settings{Dir: tempDir(t), Bin: bin, SPIRE: true, SPIREBin: bin, SVIDTTL: time.Minute}
+	_, err := Prepare(t.Context(), s)
+	if err == nil {
+		t.Fatal("it was accepted")
+	}
+	for _, want := range []string{"no spire-server on " + bin, "no spire-agent on " + bin, "--spire-bin"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the error lacks %q:\n%v", want, err)
+		}
+	}
+	if strings.Contains(err.Error(), `"authority"`) {
+		t.Errorf("the embedded authority is missed, which SPIRE takes the place of:\n%v", err)
+	}
+	s.AuthorityTTL = 2 * time.Minute
+	if _, err := Prepare(t.Context(), s); err == nil || !strings.Contains(err.Error(), "--authority-ttl: 2m0s is too short for SPIRE") {
+		t.Errorf("an authority that lives shorter than what it signs: %v", err)
 	}
 }
 

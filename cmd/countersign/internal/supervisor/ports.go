@@ -17,37 +17,60 @@ type reservation struct {
 	listeners []net.Listener
 }
 
-// release gives the ports up.
+// release gives all ports up that are still held.
 func (r *reservation) release() error {
+	return r.giveUp(func(net.Listener) bool { return true })
+}
+
+// releaseFor gives the ports of one program up.
+func (r *reservation) releaseFor(p Program) error {
+	return r.giveUp(func(l net.Listener) bool {
+		at := l.Addr().String()
+		return at == p.Address || at == p.OpsAddress || at == p.AgentAddress || slices.Contains(p.Doors, at)
+	})
+}
+
+func (r *reservation) giveUp(which func(net.Listener) bool) error {
 	var errs []error
+	var held []net.Listener
 	for _, l := range r.listeners {
-		errs = append(errs, l.Close())
+		if which(l) {
+			errs = append(errs, l.Close())
+		} else {
+			held = append(held, l)
+		}
 	}
-	r.listeners = nil
-	return errors.Join(errs...)
+	r.listeners = held
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("release the reserved ports: %w", err)
+	}
+	return nil
 }
 
 // offsets are the offsets of all ports from the base port, and who has them.
-func offsets() map[int]string {
-	users := map[int]string{authorityOffset: "authority, ops"}
+func offsets(i issuer) map[int]string {
+	users := i.users()
 	for _, s := range services() {
 		users[s.offset] = s.name
 		users[s.offset+opsOffset] = s.name + ", ops"
+		for _, d := range s.doors {
+			users[d.offset] = d.name
+		}
 	}
 	return users
 }
 
 // reserve takes the mesh's ports. All that are taken are reported at once, each with who holds it where that can be had.
-func reserve(ctx context.Context, base int) (*reservation, error) {
+func reserve(ctx context.Context, base int, users map[int]string) (*reservation, error) {
 	if base != 0 {
-		return reserveFrom(ctx, base)
+		return reserveFrom(ctx, base, users)
 	}
 	// Below the range that the kernel takes the ports of outgoing connections from (32768 and up on Linux, 49152 on macOS):
 	// one of those could take the port between release and the program's start.
 	const lowest, highest, attempts = 10000, 32000, 50
 	var errs error
 	for range attempts {
-		r, err := reserveFrom(ctx, lowest+rand.IntN(highest-lowest)) //nolint:gosec // a choice, no secret
+		r, err := reserveFrom(ctx, lowest+rand.IntN(highest-lowest), users) //nolint:gosec // a choice, no secret
 		if err == nil {
 			return r, nil
 		}
@@ -56,10 +79,9 @@ func reserve(ctx context.Context, base int) (*reservation, error) {
 	return nil, fmt.Errorf("found no free ports in %d attempts: %w", attempts, errs)
 }
 
-func reserveFrom(ctx context.Context, base int) (*reservation, error) {
+func reserveFrom(ctx context.Context, base int, users map[int]string) (*reservation, error) {
 	r := &reservation{ports: make(map[int]int)}
 	var errs []error
-	users := offsets()
 	order := make([]int, 0, len(users))
 	for offset := range users {
 		order = append(order, offset)

@@ -7,6 +7,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/edge"
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/registration"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/rundir"
 )
 
@@ -14,11 +16,11 @@ import (
 // earlier mesh that was killed, looks for the programs and files, takes the ports and writes the registration entries.
 func Prepare(ctx context.Context, s Settings) (*Mesh, error) {
 	begin := time.Now()
-	s, err := s.resolve()
+	s, err := s.resolve(ctx)
 	if err != nil {
 		return nil, err
 	}
-	entries, err := readRegistration(s.Registration)
+	entries, err := registration.Read(s.Registration)
 	if err != nil {
 		return nil, err
 	}
@@ -35,10 +37,10 @@ func Prepare(ctx context.Context, s Settings) (*Mesh, error) {
 	m := &Mesh{begin: begin, settings: s, lock: lock, ports: &reservation{}}
 	err = m.occupy(ctx, entries.GetTrustDomain())
 	if err == nil {
-		err = pin(entries, s.Bin, os.Getuid())
+		err = registration.Pin(entries, s.Bin, os.Getuid())
 	}
 	if err == nil {
-		err = writeRegistration(s.Dir, entries, s.Registration)
+		err = registration.Write(s.Dir.Registration(), entries, s.Registration)
 	}
 	if err != nil {
 		return nil, errors.Join(err, m.Close())
@@ -68,20 +70,22 @@ func (m *Mesh) occupy(ctx context.Context, trustDomain string) error {
 	}
 	m.record = rundir.Record{
 		TrustDomain: trustDomain, Bin: s.Bin, Policy: s.Policy, Registration: s.Dir.Registration(),
-		SVIDTTL: s.SVIDTTL, Supervisor: self,
+		SVIDTTL: s.SVIDTTL, Supervisor: self, Issuer: s.issuer().String(),
 	}
 	socket, private, err := s.Dir.Socket()
 	if err != nil {
 		return err
 	}
-	m.record.WorkloadAPI, m.record.SocketDir = "unix://"+socket, private
+	m.record.WorkloadAPI, m.record.SocketDir, m.record.ServerSocket = "unix://"+socket, private, s.issuer().serverSocket(socket)
 	if err := s.Dir.Write(m.record); err != nil {
 		return err
 	}
-	if m.ports, err = reserve(ctx, s.BasePort); err != nil {
+	if m.ports, err = reserve(ctx, s.BasePort, offsets(s.issuer())); err != nil {
 		m.ports = &reservation{}
 		return err
 	}
+	m.record.Edge = doors(s.Dir, m.ports.ports)
 	m.programs = programs(s, trustDomain, socket, m.ports.ports)
-	return nil
+	_, _, err = edge.Dir(s.Dir.Edge()).Init(time.Now())
+	return err
 }

@@ -32,6 +32,9 @@ type Mesh struct {
 	children []*child
 }
 
+// Issuer says who serves the Workload API.
+func (m *Mesh) Issuer() string { return m.record.Issuer }
+
 // Events is who looks on. The functions are called one at a time; while one does not return, the
 // mesh goes on, and lines are dropped and counted.
 type Events struct {
@@ -61,8 +64,8 @@ func (m *Mesh) Run(ctx context.Context, hurry <-chan struct{}, events Events) (e
 	// alive ends when the mesh is told to stop or a program ends by itself, whatever comes first; the latter is its cause.
 	alive, crashed := context.WithCancelCause(ctx)
 	defer crashed(nil)
-	readyAfter, err := m.startAll(alive, func(p Program) error {
-		c, err := m.start(alive, spawn, p, show.add)
+	readyAfter, err := m.startAll(alive, func(p Program, said string) error {
+		c, err := m.start(alive, spawn, p, said, show.add)
 		if err == nil {
 			watchers.Go(func() { <-c.done; crashed(c.crash()) })
 		}
@@ -82,10 +85,7 @@ func (m *Mesh) Run(ctx context.Context, hurry <-chan struct{}, events Events) (e
 }
 
 // startAll starts the programs and waits until each is ready. It returns how long each took.
-func (m *Mesh) startAll(ctx context.Context, start func(Program) error) ([]time.Duration, error) {
-	if err := m.ports.release(); err != nil {
-		return nil, fmt.Errorf("release the reserved ports: %w", err)
-	}
+func (m *Mesh) startAll(ctx context.Context, start func(p Program, said string) error) ([]time.Duration, error) {
 	bounded, cancel := context.WithTimeoutCause(ctx, m.settings.StartTimeout, errTimeout)
 	defer cancel()
 	readyAfter, err := m.startTiers(bounded, start)
@@ -99,22 +99,37 @@ func (m *Mesh) startAll(ctx context.Context, start func(Program) error) ([]time.
 	return nil, ErrInterrupted
 }
 
-// startTiers starts the authority, and as soon as it accepts connections the services, all at once: each waits by itself for its
-// SVID and for whom it calls.
-func (m *Mesh) startTiers(ctx context.Context, start func(Program) error) ([]time.Duration, error) {
+// startTiers starts who serves the Workload API, and as soon as that accepts connections the services, all at once: each waits by itself for
+// its SVID and for whom it calls. Ports are held for as long as can be: what has to be done before a start may take seconds, in which somebody
+// else could take them.
+func (m *Mesh) startTiers(ctx context.Context, start func(p Program, said string) error) ([]time.Duration, error) {
 	for _, p := range m.programs {
-		if p.Tier == 0 {
-			if err := start(p); err != nil {
-				return nil, err
+		if p.Tier != 0 {
+			continue
+		}
+		said := ""
+		if p.Before != nil {
+			var err error
+			if said, err = p.Before(ctx); err != nil {
+				return nil, fmt.Errorf("before %s starts: %w", p.Name, err)
 			}
+		}
+		if err := m.ports.releaseFor(p); err != nil {
+			return nil, err
+		}
+		if err := start(p, said); err != nil {
+			return nil, err
 		}
 	}
 	if err := m.awaitSocket(ctx); err != nil {
 		return nil, err
 	}
+	if err := m.ports.release(); err != nil { // all: a service that called one of them would wait where nobody answers
+		return nil, err
+	}
 	for _, p := range m.programs {
 		if p.Tier != 0 {
-			if err := start(p); err != nil {
+			if err := start(p, ""); err != nil {
 				return nil, err
 			}
 		}
@@ -139,7 +154,7 @@ func (m *Mesh) awaitSocket(ctx context.Context) error {
 		return true
 	})
 	if errors.Is(err, errTimeout) {
-		return fmt.Errorf("the authority does not accept connections at %s after %v: %w", socket, m.settings.StartTimeout, last)
+		return fmt.Errorf("the Workload API does not accept connections at %s after %v: %w", socket, m.settings.StartTimeout, last)
 	}
 	return err
 }
@@ -171,8 +186,8 @@ func (m *Mesh) awaitReady(ctx context.Context) ([]time.Duration, error) {
 }
 
 // start starts one program and records it at once, so that it can be found however this process ends.
-func (m *Mesh) start(ctx context.Context, spawn *spawner, p Program, line func(program, line string)) (*child, error) {
-	c, err := startChild(ctx, spawn, p, m.settings.Dir, line)
+func (m *Mesh) start(ctx context.Context, spawn *spawner, p Program, said string, line func(program, line string)) (*child, error) {
+	c, err := startChild(ctx, spawn, p, said, m.settings.Dir, line)
 	if err != nil {
 		return nil, err
 	}

@@ -3,13 +3,13 @@ package supervisor
 import (
 	"context"
 	"errors"
-	"fmt"
+	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -151,175 +151,6 @@ func TestAMeshIsStoppedBeforeItIsReady(t *testing.T) {
 	nothingLeft(t, dir, m.record)
 }
 
-func TestAProgramThatDoesNotStopIsKilled(t *testing.T) {
-	t.Parallel()
-	t.Run("when the time is over", func(t *testing.T) {
-		t.Parallel()
-		dir := tempDir(t)
-		m := fakeMesh(t, dir, map[string][]string{"front": {"deaf"}})
-		m.settings.StopTimeout = 300 * time.Millisecond
-		_, stop := running(t, m, nil)
-		if err := stop(); err != nil {
-			t.Error(err)
-		}
-		nothingLeft(t, dir, m.record)
-	})
-	t.Run("at once in a hurry", func(t *testing.T) {
-		t.Parallel()
-		dir, hurry := tempDir(t), make(chan struct{})
-		m := fakeMesh(t, dir, map[string][]string{"front": {"deaf"}})
-		m.settings.StopTimeout = time.Hour
-		_, stop := running(t, m, hurry)
-		close(hurry)
-		if err := stop(); err != nil {
-			t.Error(err)
-		}
-		nothingLeft(t, dir, m.record)
-	})
-}
-
-func TestAReaderThatStallsStopsNobody(t *testing.T) {
-	t.Parallel()
-	dir, release := tempDir(t), make(chan struct{})
-	defer close(release)
-	m := fakeMesh(t, dir, map[string][]string{"back": {"say=" + strings.Repeat("x\n", 60_000)}}) // more than pipe and queue hold
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	result := make(chan error, 1)
-	go func() {
-		result <- m.Run(ctx, nil, Events{Line: func(string, string) { <-release }, Ready: func([]Status) {}})
-	}()
-	eventually(t, "ready", func() bool { r, err := dir.Running(); return err == nil && r.Ready })
-	cancel()
-	eventually(t, "the end", func() bool { return len(result) > 0 })
-	if err := <-result; err != nil {
-		t.Error(err)
-	}
-}
-
-func TestLinesThatWereDroppedAreCounted(t *testing.T) {
-	t.Parallel()
-	release, last := make(chan struct{}), ""
-	f := newFeed(func(_, line string) { <-release; last = line })
-	for range 3 * feedLength {
-		f.add("back", "line")
-	}
-	f.mu.Lock()
-	dropped := f.dropped
-	f.mu.Unlock()
-	close(release)
-	f.close()
-	if want := fmt.Sprintf("%d lines were dropped", dropped); dropped < feedLength || !strings.Contains(last, want) {
-		t.Errorf("the last line is %q, want %q in it", last, want)
-	}
-}
-
-func TestATierThatHangsLeavesTheOthersTimeToStop(t *testing.T) {
-	t.Parallel()
-	dir := tempDir(t)
-	m := fakeMesh(t, dir, map[string][]string{"front": {"deaf"}, "back": {"slow"}, "authority": {"slow"}})
-	m.settings.StopTimeout = 6 * time.Second
-	_, stop := running(t, m, nil)
-	if err := stop(); err != nil {
-		t.Error(err)
-	}
-	stopped, err := os.ReadFile(filepath.Join(dir.String(), "stopped"))
-	if diff := cmp.Diff("back\nauthority\n", string(stopped)); err != nil || diff != "" {
-		t.Errorf("others stopped by themselves (-want +got):\n%s%v", diff, err)
-	}
-}
-
-func TestKillingTheSupervisorLeavesNoOrphan(t *testing.T) {
-	t.Parallel()
-	if runtime.GOOS != "linux" {
-		t.Skip("only Linux ends a child with its parent")
-	}
-	dir := tempDir(t)
-	record := killSupervisor(t, dir)
-	for _, p := range record.Programs {
-		eventually(t, "the end of "+p.Name, func() bool { return !p.Alive() })
-	}
-	if _, err := dir.Running(); !errors.Is(err, rundir.ErrNoMesh) {
-		t.Errorf("a mesh without its supervisor counts as running: %v", err)
-	}
-	if was, err := Down(t.Context(), dir, time.Second); !was || err != nil {
-		t.Errorf("down: %v, %v", was, err)
-	}
-	nothingLeft(t, dir, record)
-}
-
-// killSupervisor runs a mesh under a supervisor of its own and kills that once it is ready.
-func killSupervisor(t *testing.T, dir rundir.Dir) rundir.Record {
-	t.Helper()
-	cmd := exec.Command(os.Args[0], roleSupervisor, dir.String())
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { // t.Context has ended by now; where the test passed there is nothing left to end
-		if _, err := Down(context.Background(), dir, time.Second); err != nil {
-			t.Error(err)
-		}
-	})
-	var record rundir.Record
-	eventually(t, "ready", func() (ready bool) {
-		r, err := dir.Read()
-		record = r
-		return err == nil && r.Ready
-	})
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = cmd.Wait() // it was killed
-	return record
-}
-
-func TestDownEndsWhatIsRecordedAndNobodyElse(t *testing.T) {
-	t.Parallel()
-	dir := tempDir(t)
-	if err := dir.Create(); err != nil {
-		t.Fatal(err)
-	}
-	orphan, orphanDone := sleeper(t)
-	stranger, strangerDone := sleeper(t)
-	reused := stranger
-	reused.StartTime-- // the recorded process had this ID before
-	dead := rundir.Process{PID: stranger.PID, StartTime: 1}
-	record := rundir.Record{Supervisor: dead, Programs: []rundir.Program{{Name: "orphan", Process: orphan}, {Name: "gone", Process: reused}}}
-	if err := dir.Write(record); err != nil {
-		t.Fatal(err)
-	}
-	if was, err := Down(t.Context(), dir, time.Second); !was || err != nil {
-		t.Errorf("down: %v, %v", was, err)
-	}
-	orphanDone()
-	if !stranger.Alive() {
-		t.Error("a process was ended that only has the ID of one recorded")
-	}
-	if err := stranger.Signal(syscall.SIGKILL); err != nil {
-		t.Error(err)
-	}
-	strangerDone()
-	if was, err := Down(t.Context(), dir, time.Second); was || err != nil {
-		t.Errorf("down of nothing: %v, %v", was, err)
-	}
-}
-
-// sleeper starts a process that ends when it is told to. ended waits for its end.
-func sleeper(t *testing.T) (p rundir.Process, ended func()) {
-	t.Helper()
-	cmd := exec.Command(os.Args[0], roleProgram, "ops=127.0.0.1:0")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	p, err := rundir.Identify(cmd.Process.Pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() { defer close(done); _ = cmd.Wait() }() // how it ended does not matter
-	return p, func() { <-done }
-}
-
 func TestARunDirectoryHasOneMesh(t *testing.T) {
 	t.Parallel()
 	dir := tempDir(t)
@@ -333,38 +164,59 @@ func TestARunDirectoryHasOneMesh(t *testing.T) {
 	}
 }
 
-func TestDetachReturnsWhenTheMeshIsReadyOrFailed(t *testing.T) {
+func TestWhatServesTheWorkloadAPIStartsOneAfterAnother(t *testing.T) {
 	t.Parallel()
-	t.Run("ready", func(t *testing.T) {
-		t.Parallel()
-		dir := tempDir(t)
-		if err := Detach(t.Context(), dir, []string{roleDetached, dir.String()}); err != nil {
-			t.Fatal(err)
+	dir := tempDir(t)
+	m := fakeMesh(t, dir, nil)
+	server := m.programs[0]
+	server.Name, server.Args = "server", append(slices.Clip(server.Args), "name=server", "socket=", "ops=127.0.0.1:"+portOf(t, m, 3))
+	server.OpsAddress = "127.0.0.1:" + portOf(t, m, 3)
+	m.programs = append([]Program{server}, m.programs...)
+	var before []string
+	m.programs[1].Before = func(ctx context.Context) (string, error) {
+		r, err := dir.Read()
+		for _, p := range r.Programs {
+			before = append(before, p.Name)
 		}
-		record, err := dir.Running()
-		if err != nil || !record.Ready {
-			t.Fatalf("the mesh is not ready: %v", err)
+		for _, address := range []string{m.programs[1].OpsAddress, m.programs[2].OpsAddress} {
+			l, taken := (&net.ListenConfig{}).Listen(ctx, "tcp4", address)
+			if taken == nil {
+				t.Errorf("%s could be taken before its program started", address)
+				err = errors.Join(err, l.Close())
+			}
 		}
-		if was, err := Down(t.Context(), dir, 20*time.Second); !was || err != nil {
-			t.Errorf("down: %v, %v", was, err)
-		}
-		nothingLeft(t, dir, record)
-	})
-	t.Run("failed", func(t *testing.T) {
-		t.Parallel()
-		dir := tempDir(t)
-		err := Detach(t.Context(), dir, []string{roleDetached, dir.String(), "say=disk full", "exit=7"})
-		if err == nil || !strings.Contains(err.Error(), "front ended (exit status 7)") || !strings.Contains(err.Error(), "disk full") {
-			t.Errorf("the error is %v", err)
-		}
-		nothingLeft(t, dir, rundir.Record{WorkloadAPI: "unix://" + filepath.Join(dir.String(), "api", "api.sock")})
-	})
-	t.Run("died without a word", func(t *testing.T) {
-		t.Parallel()
-		dir := tempDir(t)
-		err := Detach(t.Context(), dir, []string{roleDetached, dir.String(), "die"})
-		if err == nil || !strings.Contains(err.Error(), "exit status 3") || !strings.Contains(err.Error(), "out of luck") {
-			t.Errorf("the error is %v", err)
-		}
-	})
+		return "three entries are somebody else's", err
+	}
+	_, stop := running(t, m, nil)
+	log, err := os.ReadFile(dir.Log("authority"))
+	if err != nil {
+		t.Error(err)
+	}
+	if first, _, _ := strings.Cut(string(log), "\n"); first != "three entries are somebody else's" {
+		t.Errorf("the log of what starts second begins with %q, and not with what was done before", first)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff([]string{"server"}, before); diff != "" {
+		t.Errorf("others ran before the authority started (-want +got):\n%s", diff)
+	}
+}
+
+func TestWhatFailsBeforeAProgramStartsEndsTheMesh(t *testing.T) {
+	t.Parallel()
+	dir := tempDir(t)
+	m := fakeMesh(t, dir, nil)
+	fault := errors.New("no entry was accepted")
+	m.programs[0].Before = func(context.Context) (string, error) { return "", fault }
+	err := m.Run(t.Context(), nil, (&onlooker{}).events())
+	if !errors.Is(err, fault) || !strings.Contains(err.Error(), "before authority starts") {
+		t.Errorf("the error is %v", err)
+	}
+	nothingLeft(t, dir, m.record)
+}
+
+func portOf(t *testing.T, m *Mesh, service int) string {
+	t.Helper()
+	return strconv.Itoa(m.ports.ports[opsOffset+service])
 }

@@ -1,12 +1,15 @@
-// Package supervisor runs the bank's mesh on one machine: the authority and the six services, started together, watched,
+// Package supervisor runs the bank's mesh on one machine: who serves the Workload API and the seven services, started together, watched,
 // and stopped together, with nothing left behind.
 package supervisor
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,13 +33,18 @@ type Settings struct {
 	BasePort int
 	// SVIDTTL and AuthorityTTL are how long SVIDs and the signing authority live; the authority's default when zero.
 	SVIDTTL, AuthorityTTL time.Duration
-	LogLevel              string
+	// SPIRE has a SPIRE server and agent serve the Workload API, from SPIREBin or, when that is empty, the PATH.
+	SPIRE    bool
+	SPIREBin string
+	LogLevel string
 	// StartTimeout bounds the start, StopTimeout the stop before what is left is killed.
 	StartTimeout, StopTimeout time.Duration
+
+	found issuer
 }
 
 // resolve makes every path absolute and checks that what must be there is there. It reports all that is missing at once.
-func (s Settings) resolve() (Settings, error) {
+func (s Settings) resolve(ctx context.Context) (Settings, error) {
 	var err error
 	// The authority compares the path that the kernel has for a process, which has no symbolic links in it.
 	if s.Bin, err = realPath(s.Bin); err != nil {
@@ -59,12 +67,26 @@ func (s Settings) resolve() (Settings, error) {
 			errs = append(errs, fmt.Errorf("%s: %w", file.flag, err))
 		}
 	}
-	if s.BasePort != 0 && (s.BasePort < 1 || s.BasePort+authorityOffset > 65535) {
+	highest := slices.Max(slices.Collect(maps.Keys(offsets(s.issuer()))))
+	if s.BasePort != 0 && (s.BasePort < 1 || s.BasePort+highest > 65535) {
 		errs = append(errs, fmt.Errorf("--base-port: %d is not 0 (free ports) or 1 to %d: the mesh uses ports up to %d above it",
-			s.BasePort, 65535-authorityOffset, authorityOffset))
+			s.BasePort, 65535-highest, highest))
 	}
-	errs = append(errs, s.checkDSN(), s.checkPrograms())
-	return s, errors.Join(errs...)
+	errs = append(errs, s.checkDSN(), checkPrograms(s.Bin, binaries()))
+	s.found, err = s.issuer().find(ctx, s)
+	return s, errors.Join(append(errs, err)...)
+}
+
+// issuer is who serves the Workload API; once the settings are resolved, as it was found on this machine.
+func (s Settings) issuer() issuer {
+	switch {
+	case s.found != nil:
+		return s.found
+	case s.SPIRE:
+		return spireIssuer{}
+	default:
+		return embedded{}
+	}
 }
 
 // servicePlace is what the name of a service takes the place of in a DSN.
@@ -96,11 +118,11 @@ func databaseOf(dsn string) string {
 	return name
 }
 
-// checkPrograms says which programs are missing and how to make them.
-func (s Settings) checkPrograms() error {
+// checkPrograms says which of our programs are missing and how to make them.
+func checkPrograms(bin string, names []string) error {
 	var missing []string
-	for _, name := range binaries() {
-		info, err := os.Stat(filepath.Join(s.Bin, name))
+	for _, name := range names {
+		info, err := os.Stat(filepath.Join(bin, name))
 		if err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
 			missing = append(missing, name)
 		}
@@ -108,7 +130,7 @@ func (s Settings) checkPrograms() error {
 	if len(missing) == 0 {
 		return nil
 	}
-	return fmt.Errorf("--bin: %s lacks %q; build what is missing with: make build", s.Bin, missing)
+	return fmt.Errorf("--bin: %s lacks %q; build what is missing with: make build", bin, missing)
 }
 
 func realPath(path string) (string, error) {

@@ -1,4 +1,5 @@
-package supervisor
+// Package registration reads the registration file, which says which process gets which identity, and narrows it down to one machine's binaries.
+package registration
 
 import (
 	"crypto/sha256"
@@ -25,8 +26,8 @@ const (
 	selectorUID    = "unix:uid:"
 )
 
-// readRegistration reads a file of registration entries.
-func readRegistration(path string) (*registrationv1.Registration, error) {
+// Read reads a file of registration entries.
+func Read(path string) (*registrationv1.Registration, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("--registration: %w", err)
@@ -38,10 +39,10 @@ func readRegistration(path string) (*registrationv1.Registration, error) {
 	return &r, nil
 }
 
-// pin narrows every entry down to this user's processes and to the binaries as they are now: paths become absolute, and each
+// Pin narrows every entry down to this user's processes and to the binaries as they are now: paths become absolute, and each
 // entry with a path gets the SHA-256 of the file there. bin/… is in the directory of the programs, whatever that is called; other
 // relative paths start beside it.
-func pin(r *registrationv1.Registration, bin string, uid int) error {
+func Pin(r *registrationv1.Registration, bin string, uid int) error {
 	sums := make([]string, len(r.GetEntries()))
 	group := errgroup.Group{}
 	for i, entry := range r.GetEntries() {
@@ -104,14 +105,14 @@ func sum(path string) (string, error) {
 	return hex.EncodeToString(hash.Sum(nil)), nil
 }
 
-// writeRegistration stores the entries for the authority to read.
-func writeRegistration(dir rundir.Dir, r *registrationv1.Registration, origin string) error {
+// Write stores the entries in a file, such as the authority reads.
+func Write(path string, r *registrationv1.Registration, origin string) error {
 	data, err := protoyaml.MarshalOptions{UseProtoNames: true, Indent: 2}.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("write the registration entries: %w", err)
 	}
 	head := fmt.Sprintf("# Written by countersign up from %s.\n# Changes here are lost; make them there.\n", origin)
-	if err := rundir.WriteFile(dir.Registration(), append([]byte(head), data...)); err != nil {
+	if err := rundir.WriteFile(path, append([]byte(head), data...)); err != nil {
 		return fmt.Errorf("write the registration entries: %w", err)
 	}
 	return nil
