@@ -33,7 +33,7 @@ type source func(ctx context.Context, a account, cursor string) (receive func() 
 func activity(conn grpc.ClientConnInterface) source {
 	phone := mobilev1.NewMobileBankServiceClient(conn)
 	return func(ctx context.Context, a account, cursor string) (func() (change, error), error) {
-		stream, err := phone.WatchActivity(ctx, &mobilev1.WatchActivityRequest{CustomerId: a.customer, AccountId: a.id, Cursor: cursor})
+		stream, err := phone.WatchActivity(ctx, &mobilev1.WatchActivityRequest{AccountId: a.id, Cursor: cursor})
 		return func() (change, error) {
 			m, err := stream.Recv()
 			p := m.GetTransfer()
@@ -195,10 +195,10 @@ func at(list []change, i int) any {
 func TestWatchesAreWhole(t *testing.T) {
 	onEach(t, func(t *testing.T, mesh *bank.Apart, _ *databasetest.Server) {
 		mesh.StartAll(t)
-		operator, phone := mesh.Identity(t, "operator"), mesh.Identity(t, "mobile")
+		operator := mesh.Identity(t, "operator")
 		crowd := openCrowd(t, mesh, operator, 4, 0)
-		network := []*bank.Relay{bank.NewRelay(t, mesh.Address("gateway")), bank.NewRelay(t, mesh.Address("payments"))}
-		watchers := watchersOf(t, mesh, operator, phone, crowd, network)
+		network := []*bank.Relay{bank.NewRelay(t, mesh.Edge(t).GRPC), bank.NewRelay(t, mesh.Address("payments"))}
+		watchers := watchersOf(t, mesh, operator, crowd, network)
 		watching, stopWatching := context.WithCancel(t.Context())
 		defer stopWatching()
 		var group sync.WaitGroup
@@ -206,7 +206,7 @@ func TestWatchesAreWhole(t *testing.T) {
 		for _, w := range watchers {
 			group.Go(func() { w.watch(watching, t) })
 		}
-		disturb(t, mesh, crowd, network, mesh.Dial(t, phone, "gateway"))
+		disturb(t, mesh, crowd, network)
 		payments := newAuditor(t, mesh, operator).atRest(t, crowd)
 		seen, cuts := 0, 0
 		for _, w := range watchers {
@@ -222,34 +222,32 @@ func TestWatchesAreWhole(t *testing.T) {
 	})
 }
 
-// watchersOf returns two watchers of each account: a phone at the gateway and the operator at payments.
-func watchersOf(t *testing.T, mesh *bank.Apart, operator, phone *bank.Identity, c *crowd, network []*bank.Relay) []*watcher {
+// watchersOf returns two watchers of each account: its phone at the gateway and the operator at payments.
+func watchersOf(t *testing.T, mesh *bank.Apart, operator *bank.Identity, c *crowd, network []*bank.Relay) []*watcher {
 	t.Helper()
-	through := func(r *bank.Relay, i *bank.Identity, server string) *grpc.ClientConn {
-		return bank.Dial(t, r.Address(), credentials.NewTLS(i.TLS(server)))
-	}
-	door, counter := activity(mesh.Dial(t, phone, "gateway")), changes(mesh.Dial(t, operator, "payments"))
+	counter := changes(mesh.Dial(t, operator, "payments"))
 	var list []*watcher
 	for _, a := range c.accounts {
 		list = append(list,
 			&watcher{
 				name: "the phone of " + a.customer, account: a, phone: true,
-				open: activity(through(network[0], phone, "gateway")), direct: door,
+				open: activity(a.phone.DialAt(t, network[0].Address())), direct: activity(a.phone.Conn()),
 			},
 			&watcher{
 				name: "the operator on " + a.customer, account: a,
-				open: changes(through(network[1], operator, "payments")), direct: counter,
+				open:   changes(bank.Dial(t, network[1].Address(), credentials.NewTLS(operator.TLS("payments")))),
+				direct: counter,
 			})
 	}
 	return list
 }
 
 // disturb lets clients pay, and meanwhile kills what carries the watches and cuts the network.
-func disturb(t *testing.T, mesh *bank.Apart, c *crowd, network []*bank.Relay, conn *grpc.ClientConn) {
+func disturb(t *testing.T, mesh *bank.Apart, c *crowd, network []*bank.Relay) {
 	t.Helper()
 	paying, stop := context.WithCancel(t.Context())
 	defer stop()
-	wait := c.pay(paying, t, 8, conn)
+	wait := c.pay(paying, t, 8)
 	random := rand.New(rand.NewPCG(c.seed, 1<<32))
 	for n := range rounds(12, 120) {
 		c.waitForSome(t, 8)

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -22,6 +21,7 @@ import (
 // account is an account of a customer, and what was paid in at the counter.
 type account struct {
 	customer, id, currency string
+	phone                  *bank.Phone
 	cash                   int64
 	deposit                string // the payment ID
 }
@@ -33,8 +33,8 @@ type told struct {
 	done    bool // otherwise refused
 }
 
-// crowd is clients who pay each other at random, now and then more than there is, and each of them asks until it knows what has become of its
-// payment. They have crypto/tls and grpc-go as they come.
+// crowd is customers whose phones pay each other at random, now and then more than there is, several payments of one phone at a time. Whoever makes
+// a payment asks until it is known what has become of it. They have crypto/tls and grpc-go as they come.
 type crowd struct {
 	accounts []account
 	seed     uint64
@@ -67,7 +67,6 @@ blocked_payees: []
 // openCrowd opens accounts in two currencies and pays cash into them.
 func openCrowd(t *testing.T, mesh *bank.Apart, operator *bank.Identity, euro, dollar int) *crowd {
 	t.Helper()
-	phone := mobilev1.NewMobileBankServiceClient(mesh.Dial(t, mesh.Identity(t, "mobile"), "gateway"))
 	counter := paymentsv1.NewPaymentServiceClient(mesh.Dial(t, operator, "payments"))
 	c := &crowd{seed: rand.Uint64(), news: make(chan struct{}, 1)}
 	t.Logf("the seed of what the clients do is %d", c.seed)
@@ -76,13 +75,13 @@ func openCrowd(t *testing.T, mesh *bank.Apart, operator *bank.Identity, euro, do
 		if i >= euro {
 			a.currency = "USD"
 		}
-		opened, err := phone.OpenAccount(t.Context(), &mobilev1.OpenAccountRequest{
-			CustomerId: a.customer, RequestId: "open-" + a.customer, CurrencyCode: a.currency,
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		a.id = opened.GetAccount().GetAccountId()
+		c.accounts = append(c.accounts, a)
+	}
+	phones := mesh.Phones(t, names(c.accounts, func(a account) string { return a.customer })...)
+	for i := range c.accounts {
+		a := &c.accounts[i]
+		a.phone = phones[i]
+		a.id = openAccount(t, a.phone, "open-"+a.customer, a.currency)
 		paid, err := counter.DepositCash(t.Context(), &paymentsv1.DepositCashRequest{
 			RequestId: "cash-for-" + a.customer, AccountId: a.id, Amount: &moneyv1.Money{CurrencyCode: a.currency, MinorUnits: a.cash},
 		})
@@ -90,21 +89,20 @@ func openCrowd(t *testing.T, mesh *bank.Apart, operator *bank.Identity, euro, do
 			t.Fatal(err)
 		}
 		a.deposit = paid.GetPayment().GetPaymentId()
-		c.accounts = append(c.accounts, a)
 	}
 	return c
 }
 
-// pay lets a number of clients pay until ctx ends, each payment to its end, and returns what waits for them. They share the connections.
-func (c *crowd) pay(ctx context.Context, t *testing.T, clients int, conns ...*grpc.ClientConn) (wait func()) {
+// pay lets a number of clients pay until ctx ends, each payment to its end, and returns what waits for them. Each payment comes from the phone of its
+// payer, whichever client makes it.
+func (c *crowd) pay(ctx context.Context, t *testing.T, clients int) (wait func()) {
 	t.Helper()
 	var paying sync.WaitGroup
 	for n := range clients {
-		phone := mobilev1.NewMobileBankServiceClient(conns[n%len(conns)])
 		random := rand.New(rand.NewPCG(c.seed, uint64(n)))
 		paying.Go(func() {
 			for i := 0; ctx.Err() == nil; i++ {
-				if !c.payOne(t, phone, random, c.choose(random, n, i)) { //nolint:contextcheck // a payment that has begun goes to its end
+				if !c.payOne(t, random, c.choose(random, n, i)) { //nolint:contextcheck // a payment that has begun goes to its end
 					return
 				}
 			}
@@ -115,7 +113,7 @@ func (c *crowd) pay(ctx context.Context, t *testing.T, clients int, conns ...*gr
 }
 
 // choose makes up the i-th payment of a client.
-func (c *crowd) choose(random *rand.Rand, client, i int) *mobilev1.TransferRequest {
+func (c *crowd) choose(random *rand.Rand, client, i int) wish {
 	payer := c.accounts[random.IntN(len(c.accounts))]
 	payee := payer
 	for payee.id == payer.id || payee.currency != payer.currency {
@@ -125,19 +123,25 @@ func (c *crowd) choose(random *rand.Rand, client, i int) *mobilev1.TransferReque
 	if random.IntN(5) == 0 {
 		amount = 1 + random.Int64N(2*crowdCash)
 	}
-	return &mobilev1.TransferRequest{
-		CustomerId: payer.customer, RequestId: fmt.Sprintf("crowd-%02d-%06d", client, i), PayerAccountId: payer.id, PayeeAccountId: payee.id,
+	return wish{payer.phone.Bank(), &mobilev1.TransferRequest{
+		RequestId: fmt.Sprintf("crowd-%02d-%06d", client, i), PayerAccountId: payer.id, PayeeAccountId: payee.id,
 		Amount: &moneyv1.Money{CurrencyCode: payer.currency, MinorUnits: amount}, Reference: fmt.Sprintf("%d of client %d%70s", i, client, "."),
-	}
+	}}
 }
 
-// payOne sends one request again and again until the bank has said what has become of it, and remembers that. It is false when the client
+// wish is a payment that a customer wants to make, and the bank as the customer's phone has it.
+type wish struct {
+	bank    mobilev1.MobileBankServiceClient
+	request *mobilev1.TransferRequest
+}
+
+// payOne sends one wish again and again until the bank has said what has become of it, and remembers that. It is false when the client
 // gives up, which is an error.
-func (c *crowd) payOne(t *testing.T, phone mobilev1.MobileBankServiceClient, random *rand.Rand, request *mobilev1.TransferRequest) bool {
+func (c *crowd) payOne(t *testing.T, random *rand.Rand, w wish) bool {
 	t.Helper()
-	id, last := "", ""
+	request, id, last := w.request, "", ""
 	for begin := time.Now(); time.Since(begin) < crowdPatience && t.Context().Err() == nil; {
-		transfer, err := attempt(t.Context(), phone, random, request)
+		transfer, err := w.attempt(t.Context(), random)
 		switch last = fmt.Sprintf("%v %v", transfer, err); {
 		case t.Context().Err() != nil:
 			return false
@@ -174,14 +178,14 @@ func (c *crowd) payOne(t *testing.T, phone mobilev1.MobileBankServiceClient, ran
 }
 
 // attempt is one call of a client, some of whom do not wait long.
-func attempt(ctx context.Context, phone mobilev1.MobileBankServiceClient, random *rand.Rand, request *mobilev1.TransferRequest) (*mobilev1.Transfer, error) {
+func (w wish) attempt(ctx context.Context, random *rand.Rand) (*mobilev1.Transfer, error) {
 	deadline := 20 * time.Second
 	if random.IntN(8) == 0 {
 		deadline = time.Duration(1+random.IntN(200)) * time.Millisecond
 	}
 	ctx, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
-	response, err := phone.Transfer(ctx, request)
+	response, err := w.bank.Transfer(ctx, w.request)
 	return response.GetTransfer(), err
 }
 

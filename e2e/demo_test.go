@@ -9,8 +9,8 @@ import (
 	"github.com/countersign-mesh/countersign/pkg/policy"
 )
 
-// TestDemo plays the story on a fresh mesh whose SVIDs rotate every few seconds, plays it again, and then on a mesh whose policy lets
-// risk write in the books: a demo that says what it always says proves nothing.
+// TestDemo plays the story on a fresh mesh whose SVIDs rotate every few seconds, plays it again, and then on meshes whose policy lets the gateway
+// pay what no customer asked for, and risk write in the books: a demo that says what it always says proves nothing.
 func TestDemo(t *testing.T) {
 	mesh := dist.NewHome(t).Up(t, "--svid-ttl=6s")
 	for _, time := range []string{"first", "second"} {
@@ -18,23 +18,25 @@ func TestDemo(t *testing.T) {
 		if code != 0 {
 			t.Fatalf("the %s time: exit code %d:\n%s", time, code, out)
 		}
-		for _, want := range []string{"PostTransfer", "PERMISSION_DENIED", "spiffe://bank.test/risk"} {
-			if !strings.Contains(out, want) {
-				t.Errorf("the %s time: nothing is said of %s:\n%s", time, want, out)
-			}
-		}
+		bank.StoryTold(t, out)
 	}
-	mesh.Edit(t, mesh.Policy(), bank.Replace(t, `      PostTransfer:
-        allow:
-`, `      PostTransfer:
+	whole, err := os.ReadFile(mesh.Policy())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, hole := range []struct{ service, what, before, after string }{
+		{"payments", "the gateway may pay another than the customer has asked for", " && request.payee_account_id == user.context.payee &&\n", " &&\n"},
+		{"ledger", "risk may write in the books", "      PostTransfer:\n        allow:\n", `      PostTransfer:
         allow:
           - peer: /risk
             why: shows that the demo sees it
-`))
-	waitForPolicy(t, mesh, "ledger")
-	out, code := mesh.CLI(t, "demo")
-	if code != 1 {
-		t.Errorf("risk may write in the books: exit code %d, want 1:\n%s", code, out)
+`},
+	} {
+		mesh.Edit(t, mesh.Policy(), func(string) string { return bank.Replace(t, hole.before, hole.after)(string(whole)) })
+		waitForPolicy(t, mesh, hole.service)
+		if out, code := mesh.CLI(t, "demo"); code != 1 {
+			t.Errorf("%s: exit code %d, want 1:\n%s", hole.what, code, out)
+		}
 	}
 	if !mesh.Up.Running() {
 		t.Errorf("countersign up has ended:\n%s", mesh.Up.Output())

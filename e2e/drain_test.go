@@ -3,35 +3,20 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
 	"github.com/countersign-mesh/countersign/e2e/internal/bank"
-	accountsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/accounts/v1"
-	ledgerv1 "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
-	mobilev1 "github.com/countersign-mesh/countersign/proto/gen/bank/mobile/v1"
 	moneyv1 "github.com/countersign-mesh/countersign/proto/gen/bank/money/v1"
 	paymentsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/payments/v1"
-	riskv1 "github.com/countersign-mesh/countersign/proto/gen/bank/risk/v1"
 	auditv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/audit/v1"
 )
-
-// drained is how one service is loaded while it is told to stop.
-type drained struct {
-	service, actor, method string
-	call                   func(ctx context.Context, conn *grpc.ClientConn, n int) error
-	// effects returns the requests whose effect is there after a restart; nil when there is nothing to see from outside.
-	effects func(t *testing.T) map[string]bool
-}
-
-// request is the name of the nth request to a service.
-func request(service string, n int) string { return fmt.Sprintf("drain-%s-%06d", service, n) }
 
 // TestDrain sends SIGTERM to each service in turn while 32 callers call it. A call is either answered OK, and then its effect is
 // there after a restart, or UNAVAILABLE, and then there is none and the policy was never asked about it: nothing that was
@@ -40,13 +25,22 @@ func TestDrain(t *testing.T) {
 	mesh := dist.NewHome(t, "gateway", "payments").Apart(t)
 	mesh.StartAll(t)
 	operator := mesh.Identity(t, "operator")
-	payer, payee := fundedAccounts(t, mesh)
+	alice, bob := fundedAccounts(t, mesh)
+	exchange := bank.NewExchange(alice.phone, mesh.Dial(t, mesh.Identity(t, "gateway"), "login"))
 	for _, test := range []drained{
-		drainRisk(payer, payee),
+		drainRisk(alice.id, bob.id),
 		drainLedger(mesh, operator),
-		drainAccounts(mesh, operator),
-		drainPayments(mesh, operator, payer, payee),
-		drainGateway(mesh, operator),
+		drainAccounts(mesh, operator, exchange),
+		drainPayments(mesh, operator, exchange, alice.id, bob.id),
+		drainEdge(mesh, operator, bob.phone),
+		drainLogin(alice.phone),
+		{ // for the mesh it has a port of its own
+			service: "gateway", actor: "operator", method: healthpb.Health_Check_FullMethodName,
+			call: func(ctx context.Context, conn *grpc.ClientConn, _ int) error {
+				_, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{})
+				return err
+			},
+		},
 		{
 			service: "audit", actor: "operator", method: auditv1.AuditService_ListDecisions_FullMethodName,
 			call: func(ctx context.Context, conn *grpc.ClientConn, _ int) error {
@@ -55,17 +49,21 @@ func TestDrain(t *testing.T) {
 			},
 		},
 	} {
-		t.Run(test.service, func(t *testing.T) { testDrain(t, mesh, test) })
+		t.Run(test.service+" "+test.actor, func(t *testing.T) { testDrain(t, mesh, test) })
 	}
-	t.Run("an open stream does not hold the drain up", func(t *testing.T) { testDrainStream(t, mesh, payer) })
+	t.Run("an open stream does not hold the drain up", func(t *testing.T) { testDrainStream(t, mesh, alice.id) })
 }
 
 func testDrain(t *testing.T, mesh *bank.Apart, test drained) {
-	actor := mesh.Identity(t, test.actor)
-	counted := test.service != "audit" // which does not report to itself
+	counted := test.service != "audit" && test.dial == nil // audit does not report to itself
+	var actor *bank.Identity
+	if test.dial == nil {
+		actor = mesh.Identity(t, test.actor)
+		test.dial = func(t *testing.T) *grpc.ClientConn { t.Helper(); return mesh.Dial(t, actor, test.service) }
+	}
 	conns := make([]*grpc.ClientConn, 4)
 	for i := range conns {
-		conns[i] = mesh.Dial(t, actor, test.service)
+		conns[i] = test.dial(t)
 	}
 	// What the service calls may have been restarted, and connections come back when they have waited long enough.
 	bank.Eventually(t, 15*time.Second, func() string {
@@ -184,123 +182,20 @@ func testDrainStream(t *testing.T, mesh *bank.Apart, account string) {
 	mesh.Start(t, "payments")
 }
 
-func drainLedger(mesh *bank.Apart, operator *bank.Identity) drained {
-	const account = "acc-drainledgeraaaaaaaaaaaaaaa"
-	return drained{
-		service: "ledger", actor: "payments", method: ledgerv1.LedgerService_PostTransfer_FullMethodName,
-		call: func(ctx context.Context, conn *grpc.ClientConn, n int) error {
-			_, err := ledgerv1.NewLedgerServiceClient(conn).PostTransfer(ctx, &ledgerv1.PostTransferRequest{
-				TransferId: request("ledger", n),
-				Postings:   []*ledgerv1.Posting{{AccountId: "bank-cash", Amount: euros(-1)}, {AccountId: account, Amount: euros(1)}},
-			})
-			return err
-		},
-		effects: func(t *testing.T) map[string]bool {
-			client := ledgerv1.NewLedgerServiceClient(mesh.Dial(t, operator, "ledger"))
-			return collect(t, func(token string) ([]string, string, error) {
-				page, err := client.ListEntries(t.Context(), &ledgerv1.ListEntriesRequest{AccountId: account, PageSize: 200, PageToken: token})
-				return names(page.GetEntries(), (*ledgerv1.Entry).GetTransferId), page.GetNextPageToken(), err
-			})
-		},
-	}
-}
-
-func drainAccounts(mesh *bank.Apart, operator *bank.Identity) drained {
-	return drained{
-		service: "accounts", actor: "gateway", method: accountsv1.AccountService_OpenAccount_FullMethodName,
-		call: func(ctx context.Context, conn *grpc.ClientConn, n int) error {
-			_, err := accountsv1.NewAccountServiceClient(conn).OpenAccount(ctx, &accountsv1.OpenAccountRequest{
-				CustomerId: "drain-accounts", RequestId: request("accounts", n), DisplayName: request("accounts", n), CurrencyCode: "EUR",
-			})
-			return err
-		},
-		effects: func(t *testing.T) map[string]bool { return accountsOf(t, mesh, operator, "drain-accounts") },
-	}
-}
-
-func drainGateway(mesh *bank.Apart, operator *bank.Identity) drained {
-	return drained{
-		service: "gateway", actor: "mobile", method: mobilev1.MobileBankService_OpenAccount_FullMethodName,
-		call: func(ctx context.Context, conn *grpc.ClientConn, n int) error {
-			_, err := mobilev1.NewMobileBankServiceClient(conn).OpenAccount(ctx, &mobilev1.OpenAccountRequest{
-				CustomerId: "drain-gateway", RequestId: request("gateway", n), DisplayName: request("gateway", n), CurrencyCode: "EUR",
-			})
-			return err
-		},
-		effects: func(t *testing.T) map[string]bool { return accountsOf(t, mesh, operator, "drain-gateway") },
-	}
-}
-
-func accountsOf(t *testing.T, mesh *bank.Apart, operator *bank.Identity, customer string) map[string]bool {
-	t.Helper()
-	client := accountsv1.NewAccountServiceClient(mesh.Dial(t, operator, "accounts"))
-	return collect(t, func(token string) ([]string, string, error) {
-		page, err := client.ListAccounts(t.Context(), &accountsv1.ListAccountsRequest{CustomerId: customer, PageSize: 200, PageToken: token})
-		return names(page.GetAccounts(), (*accountsv1.Account).GetDisplayName), page.GetNextPageToken(), err
-	})
-}
-
-func drainPayments(mesh *bank.Apart, operator *bank.Identity, payer, payee string) drained {
-	return drained{
-		service: "payments", actor: "gateway", method: paymentsv1.PaymentService_CreatePayment_FullMethodName,
-		call: func(ctx context.Context, conn *grpc.ClientConn, n int) error {
-			_, err := paymentsv1.NewPaymentServiceClient(conn).CreatePayment(ctx, &paymentsv1.CreatePaymentRequest{
-				RequestId: request("payments", n), PayerAccountId: payer, PayeeAccountId: payee, Amount: euros(1),
-			})
-			return err
-		},
-		effects: func(t *testing.T) map[string]bool {
-			client := paymentsv1.NewPaymentServiceClient(mesh.Dial(t, operator, "payments"))
-			return collect(t, func(token string) ([]string, string, error) {
-				page, err := client.ListPayments(t.Context(), &paymentsv1.ListPaymentsRequest{AccountId: payer, PageSize: 200, PageToken: token})
-				return names(page.GetPayments(), (*paymentsv1.Payment).GetRequestId), page.GetNextPageToken(), err
-			})
-		},
-	}
-}
-
-func drainRisk(payer, payee string) drained {
-	return drained{
-		service: "risk", actor: "payments", method: riskv1.RiskService_AssessPayment_FullMethodName,
-		call: func(ctx context.Context, conn *grpc.ClientConn, n int) error {
-			_, err := riskv1.NewRiskServiceClient(conn).AssessPayment(ctx, &riskv1.AssessPaymentRequest{
-				PaymentId:       "pay-" + strings.Repeat("a", 19) + base32(n),
-				PayerCustomerId: "drain-risk", PayerAccountId: payer, PayeeAccountId: payee, Amount: euros(1),
-			})
-			return err
-		},
-	}
-}
-
-// base32 writes a number as seven characters of a to z and 2 to 7.
-func base32(n int) string {
-	const alphabet = "abcdefghijklmnopqrstuvwxyz234567"
-	text := make([]byte, 7)
-	for i := range text {
-		text[i] = alphabet[n>>(5*i)&31]
-	}
-	return string(text)
-}
-
 func euros(cents int64) *moneyv1.Money { return &moneyv1.Money{CurrencyCode: "EUR", MinorUnits: cents} }
 
-// fundedAccounts opens two accounts and pays cash into the first.
-func fundedAccounts(t *testing.T, mesh *bank.Apart) (payer, payee string) {
+// fundedAccounts opens accounts of two customers, with a phone each, and pays cash into the first.
+func fundedAccounts(t *testing.T, mesh *bank.Apart) (alice, bob account) {
 	t.Helper()
-	phone := mobilev1.NewMobileBankServiceClient(mesh.Dial(t, mesh.Identity(t, "mobile"), "gateway"))
-	open := func(customer string) string {
-		response, err := phone.OpenAccount(t.Context(), &mobilev1.OpenAccountRequest{
-			CustomerId: customer, RequestId: "open-" + customer, CurrencyCode: "EUR",
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return response.GetAccount().GetAccountId()
+	open := func(phone *bank.Phone) account {
+		return account{customer: phone.Customer, phone: phone, currency: "EUR", id: openAccount(t, phone, "open-"+phone.Customer, "EUR")}
 	}
-	payer, payee = open("alice"), open("bob")
+	phones := mesh.Phones(t, "alice", "bob")
+	alice, bob = open(phones[0]), open(phones[1])
+	alice.cash = aliceCash
 	counter := paymentsv1.NewPaymentServiceClient(mesh.Dial(t, mesh.Identity(t, "operator"), "payments"))
 	deposit, err := counter.DepositCash(t.Context(), &paymentsv1.DepositCashRequest{
-		RequestId: "cash-for-alice", AccountId: payer, Amount: euros(1_000_000),
+		RequestId: "cash-for-alice", AccountId: alice.id, Amount: euros(alice.cash),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -308,7 +203,7 @@ func fundedAccounts(t *testing.T, mesh *bank.Apart) (payer, payee string) {
 	if state := deposit.GetPayment().GetState(); state != paymentsv1.PaymentState_PAYMENT_STATE_POSTED {
 		t.Fatalf("the deposit is %v: %v", state, deposit.GetPayment().GetReasons())
 	}
-	return payer, payee
+	return alice, bob
 }
 
 // collect reads every page of a list.

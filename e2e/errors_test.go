@@ -30,6 +30,12 @@ func TestBadFlags(t *testing.T) {
 					"svid-ttl": "soon", "log-level": "loud",
 				}
 			}
+			if program == "gateway" || program == "login" {
+				wrong["edge-listen"], wrong["edge-cert"], wrong["issuer"] = "nowhere", home.Path("missing.pem"), "http://localhost"
+			}
+			if program == "gateway" {
+				wrong["rest-listen"], wrong["customer-rate"] = "nowhere", "often"
+			}
 			for _, callee := range bank.Calls(program) {
 				wrong[callee] = "not a target"
 			}
@@ -73,13 +79,13 @@ func TestPolicyErrors(t *testing.T) {
 	for _, test := range []struct{ name, before, after, want string }{
 		{"an unknown field", "trust_domain: bank.test", "trust_domain: bank.test\nallow_all: true", place(line("trust_domain:") + 1)},
 		{"not YAML", "  bank.ledger.v1.LedgerService:", "  bank.ledger.v1.LedgerService: {", `bank\.yaml: yaml: line \d+: `},
-		{"a peer that is no SPIFFE ID", "          - peer: /payments\n            why: money moves", "          - peer: payments\n            why: money moves", place(line("          - peer: /payments\n            why: money moves"))},
+		{"a peer that is no SPIFFE ID", "          - peer: /payments\n            why: gives the money", "          - peer: payments\n            why: gives the money", place(line("          - peer: /payments\n            why: gives the money"))},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "bank.yaml")
 			overwrite(t, path, bank.Replace(t, test.before, test.after)(string(good)))
 			out, code := home.Run(t, []string{"SPIFFE_ENDPOINT_SOCKET=unix:///nowhere.sock"}, "ledger",
-				"--listen=127.0.0.1:0", "--ops-listen=127.0.0.1:0", "--audit=dns:///localhost:1", "--dsn=sqlite:"+home.Path("x.db"), "--policy="+path)
+				"--listen=127.0.0.1:0", "--ops-listen=127.0.0.1:0", "--audit=dns:///localhost:1", "--login=dns:///localhost:1", "--dsn=sqlite:"+home.Path("x.db"), "--policy="+path)
 			if code == 0 || !regexp.MustCompile(test.want).MatchString(out) {
 				t.Errorf("exit code %d, want a failure that matches %s:\n%s", code, test.want, out)
 			}
@@ -97,7 +103,7 @@ func TestWorkloadAPIAway(t *testing.T) {
 		args    []string
 	}{
 		{"a service", "ledger", []string{
-			"--listen=127.0.0.1:0", "--ops-listen=127.0.0.1:0", "--audit=dns:///localhost:1", "--dsn=sqlite:" + home.Path("x.db"),
+			"--listen=127.0.0.1:0", "--ops-listen=127.0.0.1:0", "--audit=dns:///localhost:1", "--login=dns:///localhost:1", "--dsn=sqlite:" + home.Path("x.db"),
 			"--policy=" + home.Policy(), "--start-timeout=2s",
 		}},
 		{"the CLI", "countersign", []string{"svid", "show"}},

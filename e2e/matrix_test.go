@@ -22,7 +22,7 @@ import (
 
 // everybody is every identity of the mesh, and one that no rule names.
 func everybody() []string {
-	return append(bank.Services(), "operator", "mobile", "stranger")
+	return append(bank.Services(), "operator", "stranger")
 }
 
 // testDenyMatrix calls every method of every service, taken from the descriptors, on every server as every identity, and
@@ -50,8 +50,8 @@ func testDenyMatrix(t *testing.T, mesh *bank.Mesh) {
 			conn := mesh.Dial(t, self, server)
 			for _, method := range methods {
 				cell := actor + " → " + server + " " + method.Full
-				// Each call is made with an empty request, which is what conditions are about.
-				want := parsed.Decide(policy.Call{Method: method.Full, Peer: &identity.Peer{ID: id}, Request: dynamicpb.NewMessage(method.Input)}).Allowed
+				// Each call is made with an empty request, which is what conditions are about, and for no customer, which is what some rules want first.
+				want := parsed.Decide(policy.Call{Method: method.Full, Peer: &identity.Peer{ID: id}, Request: dynamicpb.NewMessage(method.Input), UserErr: policy.ErrNoUser}).Allowed
 				if bare := naive[method.Full][self.ID()]; bare != conditional && (bare == allowed) != want {
 					t.Errorf("%s: the library decides %t, the bare file says otherwise", cell, want)
 				}
@@ -68,7 +68,7 @@ func testDenyMatrix(t *testing.T, mesh *bank.Mesh) {
 					}
 				default:
 					denied++
-					decision, wrong := bank.DecisionID(err)
+					decision, wrong := bank.DecisionIDOf(method, err)
 					if wrong != "" {
 						t.Errorf("%s: %s", cell, wrong)
 					} else if other, ok := decisions[decision]; ok {
@@ -126,7 +126,7 @@ func testMalformed(t *testing.T, mesh *bank.Mesh) {
 				{"five mebibytes", make([]byte, 5<<20), nil},
 				{"another codec", nil, []grpc.CallOption{grpc.CallContentSubtype("json")}},
 			} {
-				decision, wrong := bank.DecisionID(bank.CallWith(t.Context(), conn, method, test.request, test.opts...))
+				decision, wrong := bank.DecisionIDOf(method, bank.CallWith(t.Context(), conn, method, test.request, test.opts...))
 				cell := server + " " + method.Full + ", " + test.name
 				if wrong != "" {
 					t.Errorf("%s: %s", cell, wrong)
@@ -151,7 +151,7 @@ const (
 	conditional
 )
 
-// readNaively reads a policy as nothing but YAML: method → SPIFFE ID → what is said of it. It knows what the bank's policy uses and refuses the rest.
+// readNaively reads a policy as nothing but YAML: method → SPIFFE ID → what is said of it when it calls for no customer. It knows what the bank's policy uses and refuses the rest.
 func readNaively(t *testing.T, text []byte) map[string]map[string]bare {
 	t.Helper()
 	var file struct {
@@ -159,8 +159,8 @@ func readNaively(t *testing.T, text []byte) map[string]map[string]bare {
 		Services    map[string]struct {
 			Methods map[string]struct {
 				Allow, Deny []struct {
-					Peer, When string
-					Shadow     bool
+					Peer, When, User string
+					Shadow           bool
 				}
 			}
 		}
@@ -184,8 +184,11 @@ func readNaively(t *testing.T, text []byte) map[string]map[string]bare {
 				if strings.HasPrefix(allow.Peer, "/") {
 					allow.Peer = "spiffe://" + file.TrustDomain + allow.Peer
 				}
-				peers[allow.Peer] = allowed
-				if allow.When != "" {
+				switch {
+				case allow.User != "": // one of several rules for the peer may want a customer, and another none
+				case allow.When == "":
+					peers[allow.Peer] = allowed
+				case peers[allow.Peer] == nothing:
 					peers[allow.Peer] = conditional
 				}
 			}
@@ -227,8 +230,16 @@ func allServed(t *testing.T, methods []bank.Method, served map[string][]string) 
 		}
 	}
 	for service := range known {
-		if service == "SpiffeWorkloadAPI" {
+		switch service {
+		case "SpiffeWorkloadAPI":
 			continue // is for processes of the same machine, on a unix socket
+		case "bank.mobile.v1.MobileBankService":
+			for server, services := range served {
+				if slices.Contains(services, service) {
+					t.Errorf("%s serves %s to the mesh, which is for customers", server, service)
+				}
+			}
+			continue // is for customers, at the edge
 		}
 		if !slices.ContainsFunc(bank.Services(), func(server string) bool { return slices.Contains(served[server], service) }) {
 			t.Errorf("nobody serves %s", service)

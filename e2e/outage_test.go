@@ -13,7 +13,6 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/countersign-mesh/countersign/e2e/internal/bank"
-	mobilev1 "github.com/countersign-mesh/countersign/proto/gen/bank/mobile/v1"
 	paymentsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/payments/v1"
 	auditv1 "github.com/countersign-mesh/countersign/proto/gen/mesh/audit/v1"
 )
@@ -50,16 +49,15 @@ func (o outage) first(services ...string) time.Time {
 }
 
 // TestAuthorityOutage takes the authority away until every SVID has expired. Calls go on until then, no hop accepts one that begins
-// more than a second later, and all of them go on within five seconds of the authority's return. The callers from outside have SVIDs
-// of an hour and grpc-go as it comes: what ends their calls is the mesh. ATTACKS 27, 36.
+// more than a second later, and all of them go on within five seconds of the authority's return. The operator has an SVID of an hour and customers
+// have none, and both have grpc-go as it comes: what ends their calls is the mesh. ATTACKS 27, 36.
 func TestAuthorityOutage(t *testing.T) {
 	home := dist.NewHome(t)
 	untiring(t, home)
 	home.LongLived(t, "operator")
-	home.LongLived(t, "mobile")
 	mesh := home.Apart(t)
 	mesh.Flags["authority"] = []string{"--svid-ttl=10s"}
-	mesh.StartAll(t)
+	mesh.StartInOrder(t)
 	calling := bank.NewCallers(t)
 	routes := callEverywhere(t, mesh, calling)
 	for range rounds(1, 5) {
@@ -77,12 +75,11 @@ func TestAuthorityOutage(t *testing.T) {
 func callEverywhere(t *testing.T, mesh *bank.Apart, calling *bank.Callers) []route {
 	t.Helper()
 	operator := mesh.Identity(t, "operator")
-	phone := mesh.DialByFiles(t, "mobile", "gateway")
-	customers := openFor(t, mesh, mobilev1.NewMobileBankServiceClient(phone), operator, 4, 1_000_000)
+	customers := openFor(t, mesh, operator, 4, 1_000_000)
 	var routes []route
 	for _, c := range customers {
-		calling.Add(t.Context(), paysFrom(phone, c), c.name)
-		routes = append(routes, route{c.name, []string{"gateway", "accounts", "payments", "risk", "ledger"}})
+		calling.Add(t.Context(), payFrom(c), c.name)
+		routes = append(routes, route{c.name, []string{"gateway", "login", "accounts", "payments", "risk", "ledger"}})
 	}
 	counter := paymentsv1.NewPaymentServiceClient(mesh.Dial(t, operator, "payments"))
 	calling.Add(t.Context(), func(ctx context.Context, _ string, n int) error {
@@ -229,7 +226,7 @@ func checkHops(t *testing.T, mesh *bank.Apart, o outage) {
 			break
 		}
 	}
-	for _, hop := range []string{"gateway → accounts", "gateway → payments", "payments → accounts", "payments → risk", "payments → ledger"} {
+	for _, hop := range []string{"gateway → login", "gateway → accounts", "gateway → payments", "payments → accounts", "payments → risk", "payments → ledger"} {
 		if _, ok := hops[hop]; !ok {
 			t.Errorf("the audit has no call %s, so this test shows nothing about it", hop)
 		}
@@ -242,20 +239,18 @@ func checkHops(t *testing.T, mesh *bank.Apart, o outage) {
 	}
 }
 
-// TestAuthorityKilled kills the authority with SIGKILL twenty times, also while it starts, under eight phones that pay without a
+// TestAuthorityKilled kills the authority with SIGKILL twenty times, also while it starts, under eight phones that pay and workloads that ask without a
 // pause. None of their calls fails, and the trust domain is the same afterwards. ATTACKS 27, 40.
 func TestAuthorityKilled(t *testing.T) {
 	t.Parallel()
 	mesh := shortLived(t, 10*time.Second, time.Hour)
-	mesh.StartAll(t)
-	phones := mesh.DialByProxy(t, "mobile", "gateway")
-	others := mesh.DialByFiles(t, "mobile", "gateway")
-	members := len(bank.Services()) + 2
+	mesh.StartInOrder(t)
 	before := mesh.Identity(t, "operator")
-	customers := openFor(t, mesh, mobilev1.NewMobileBankServiceClient(phones), before, 8, 1_000_000)
+	customers := openFor(t, mesh, before, 8, 1_000_000)
 	calling := bank.NewCallers(t)
-	calling.Add(t.Context(), paysFrom(phones, customers[:4]...), customerNames(customers[:4])...)
-	calling.Add(t.Context(), paysFrom(others, customers[4:]...), customerNames(customers[4:])...)
+	askLedger(t, mesh, calling)
+	members := len(bank.Services()) + 2
+	calling.Add(t.Context(), payFrom(customers...), customerNames(customers)...)
 
 	kill := func() {
 		mesh.Process("authority").Signal(t, syscall.SIGKILL)
@@ -298,7 +293,7 @@ func TestAuthorityKilled(t *testing.T) {
 			t.Errorf("%s has had %d SVIDs after %d kills: the authority was not back often enough to be missed", service, n, kills)
 		}
 	}
-	t.Logf("%d payments through %d kills in %v, %d failed; %d rotations of SVIDs; %s",
+	t.Logf("%d calls through %d kills in %v, %d failed; %d rotations of SVIDs; %s",
 		len(outcomes), kills, lasted.Round(time.Second), len(failed), rotations, bank.Durations(outcomes))
 	after := mesh.Identity(t, "operator")
 	if !after.Roots.Equal(before.Roots) {

@@ -29,13 +29,11 @@ func TestOverload(t *testing.T) {
 	mesh.Flags["payments"] = []string{fmt.Sprintf("--max-calls=%d", room)}
 	mesh.StartAll(t)
 	operator := mesh.Identity(t, "operator")
-	phone := mesh.DialByProxy(t, "mobile", "gateway")
-	mobile := mobilev1.NewMobileBankServiceClient(phone)
-	customers := openFor(t, mesh, mobile, operator, phones, 1_000_000)
+	customers := openFor(t, mesh, operator, phones, 1_000_000)
 	health := mesh.Dial(t, operator, "payments")
 
 	calling := bank.NewCallers(t)
-	calling.Add(t.Context(), paysFrom(phone, customers...), customerNames(customers)...)
+	calling.Add(t.Context(), payFrom(customers...), customerNames(customers)...)
 	calling.Add(t.Context(), func(ctx context.Context, _ string, _ int) error { return bank.Healthy(ctx, health) }, "operator")
 	bank.Eventually(t, time.Minute, func() string {
 		done, refused, _ := byOutcome(calling.Outcomes(customerNames(customers)...))
@@ -69,7 +67,7 @@ func TestOverload(t *testing.T) {
 	t.Logf("%d payments done: %s", len(done), bank.Durations(done))
 	t.Logf("%d refused: %s; %d others", len(refused), bank.Durations(refused), len(other))
 
-	comeBack(t, mobile, customers, calling.Outcomes(customerNames(customers)...))
+	comeBack(t, customers, calling.Outcomes(customerNames(customers)...))
 	checkBooks(t, mesh, operator, customers)
 }
 
@@ -105,7 +103,7 @@ func median(outcomes []bank.Outcome) time.Duration {
 }
 
 // comeBack sends what has no known outcome again, and some of what was refused, as the same requests, until it is done.
-func comeBack(t *testing.T, mobile mobilev1.MobileBankServiceClient, customers []*customer, outcomes []bank.Outcome) {
+func comeBack(t *testing.T, customers []*customer, outcomes []bank.Outcome) {
 	t.Helper()
 	byName := make(map[string]*customer)
 	for _, c := range customers {
@@ -126,9 +124,7 @@ func comeBack(t *testing.T, mobile mobilev1.MobileBankServiceClient, customers [
 			}
 		}
 		bank.Eventually(t, 20*time.Second, func() string {
-			response, err := mobile.Transfer(t.Context(), &mobilev1.TransferRequest{
-				CustomerId: c.name, RequestId: fmt.Sprintf("%s-%06d", c.name, n), PayerAccountId: c.account, PayeeAccountId: c.shop, Amount: euros(1),
-			})
+			response, err := c.phone.Bank().Transfer(t.Context(), c.nth(n))
 			if got := response.GetTransfer().GetStatus(); got != mobilev1.TransferStatus_TRANSFER_STATUS_DONE {
 				return fmt.Sprintf("payment %d of %s: %v, %v", n, c.name, got, err)
 			}

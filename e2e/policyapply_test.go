@@ -20,6 +20,8 @@ func TestPolicyApply(t *testing.T) {
 	original := readPolicy(t, mesh)
 	harmful := bank.Replace(t, "        allow:\n"+trialBalanceRule, "        allow: []\n")(original)
 	harmless := bank.Replace(t, `          - peer: /gateway
+            user: accounts.read
+            when: request.account_id == user.context.account_id
             why: a statement is made of the account's entries
 `, "")(original)
 	apply := func(t *testing.T, text string, more ...string) *bank.Process {
@@ -34,7 +36,7 @@ func TestPolicyApply(t *testing.T) {
 		p := apply(t, harmful, "--watch=1m")
 		code := p.Wait(t, 20*time.Second)
 		row := regexp.MustCompile(`spiffe://bank\.test/operator +/bank\.ledger\.v1\.LedgerService/CheckTrialBalance +\d+ +[0-9a-f]{32}`)
-		if code != 1 || !strings.Contains(p.Output(), "The old policy is back at 6 of 6 services") || !row.MatchString(p.Output()) {
+		if code != 1 || !strings.Contains(p.Output(), "The old policy is back at 7 of 7 services") || !row.MatchString(p.Output()) {
 			t.Errorf("exit code %d after %v:\n%s", code, time.Since(start), p.Output())
 		}
 		if readPolicy(t, mesh) != original {
@@ -44,7 +46,7 @@ func TestPolicyApply(t *testing.T) {
 	})
 	t.Run("what nobody misses stays", func(t *testing.T) {
 		p := apply(t, harmless, "--watch=2s")
-		if code := p.Wait(t, 30*time.Second); code != 0 || !strings.Contains(p.Output(), "In force at 6 of 6 services") || readPolicy(t, mesh) != harmless {
+		if code := p.Wait(t, 30*time.Second); code != 0 || !strings.Contains(p.Output(), "In force at 7 of 7 services") || readPolicy(t, mesh) != harmless {
 			t.Errorf("exit code %d:\n%s", code, p.Output())
 		}
 		kept := regexp.MustCompile(`go back to the old one: countersign policy apply (\S+)`).FindStringSubmatch(p.Output())

@@ -14,16 +14,28 @@ import (
 )
 
 // TestPaymentResumes kills payments after risk has agreed to a payment and before the ledger has answered, and sees the payment
-// reach the books after a restart, once, with nobody asking for it again.
+// reach the books after a restart, once, with nobody asking for it again. The token that the payment came with has died with the process: nobody has
+// kept it.
 func TestPaymentResumes(t *testing.T) {
 	mesh := dist.NewHome(t, "gateway").Apart(t)
 	mesh.StartAll(t)
-	payer, payee := fundedAccounts(t, mesh)
-	gateway := paymentsv1.NewPaymentServiceClient(mesh.Dial(t, mesh.Identity(t, "gateway"), "payments"))
+	alice, bob := fundedAccounts(t, mesh)
+	payee := bob.id
+	self := mesh.Identity(t, "gateway")
+	gateway := paymentsv1.NewPaymentServiceClient(mesh.Dial(t, self, "payments"))
+	exchange := bank.NewExchange(alice.phone, mesh.Dial(t, self, "login"))
 	operator := mesh.Identity(t, "operator")
 	counter := paymentsv1.NewPaymentServiceClient(mesh.Dial(t, operator, "payments"))
 	request := &paymentsv1.CreatePaymentRequest{
-		RequestId: "killed-midway", PayerAccountId: payer, PayeeAccountId: payee, Amount: euros(12_34), Reference: "rent",
+		RequestId: "killed-midway", PaymentId: bank.PaymentID("killed-midway"), PayerAccountId: alice.id, PayeeAccountId: payee, Amount: euros(12_34),
+		Reference: "rent",
+	}
+	create := func() (*paymentsv1.CreatePaymentResponse, error) {
+		ctx, err := exchange.For(t.Context(), request)
+		if err != nil {
+			return nil, err
+		}
+		return gateway.CreatePayment(ctx, request)
 	}
 	state := func(want paymentsv1.PaymentState) func() string {
 		return func() string {
@@ -41,7 +53,7 @@ func TestPaymentResumes(t *testing.T) {
 	mesh.Process("ledger").Signal(t, syscall.SIGSTOP) // it takes connections and answers nothing
 	answered := make(chan error, 1)
 	go func() {
-		_, err := gateway.CreatePayment(t.Context(), request)
+		_, err := create()
 		answered <- err
 	}()
 	bank.Eventually(t, 10*time.Second, state(paymentsv1.PaymentState_PAYMENT_STATE_ASSESSED))
@@ -54,7 +66,7 @@ func TestPaymentResumes(t *testing.T) {
 	mesh.Start(t, "payments")
 	bank.Eventually(t, 15*time.Second, state(paymentsv1.PaymentState_PAYMENT_STATE_POSTED))
 
-	again, err := gateway.CreatePayment(t.Context(), request)
+	again, err := create()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,7 +22,6 @@ import (
 type desk struct {
 	auditor
 	mesh       *bank.Apart
-	phone      mobilev1.MobileBankServiceClient
 	register   accountsv1.AccountServiceClient
 	alice, bob account
 }
@@ -37,19 +36,18 @@ func newDesk(t *testing.T, mesh *bank.Apart) *desk {
 	t.Helper()
 	mesh.StartAll(t)
 	operator := mesh.Identity(t, "operator")
-	payer, payee := fundedAccounts(t, mesh)
+	alice, bob := fundedAccounts(t, mesh)
 	return &desk{
 		auditor: newAuditor(t, mesh, operator), mesh: mesh,
-		phone:    mobilev1.NewMobileBankServiceClient(mesh.Dial(t, mesh.Identity(t, "mobile"), "gateway")),
 		register: accountsv1.NewAccountServiceClient(mesh.Dial(t, operator, "accounts")),
-		alice:    account{customer: "alice", id: payer, cash: aliceCash}, bob: account{customer: "bob", id: payee},
+		alice:    alice, bob: bob,
 	}
 }
 
 // transfer pays from Alice to Bob and wants a status.
 func (d *desk) transfer(t *testing.T, requestID string, minor int64, want mobilev1.TransferStatus) *mobilev1.Transfer {
 	t.Helper()
-	response, err := d.phone.Transfer(t.Context(), pays(d.alice, d.bob, requestID, minor))
+	response, err := d.alice.phone.Bank().Transfer(t.Context(), pays(d.alice, d.bob, requestID, minor))
 	if err != nil {
 		t.Fatalf("%s: %v", requestID, err)
 	}
@@ -209,7 +207,7 @@ func TestFrozenAccount(t *testing.T) {
 	for i, frozen := range []account{d.alice, d.bob} {
 		freeze(frozen)
 		freeze(frozen) // changes nothing
-		_, err := d.phone.Transfer(t.Context(), pays(d.alice, d.bob, fmt.Sprintf("frozen-%d", i), 1_00))
+		_, err := d.alice.phone.Bank().Transfer(t.Context(), pays(d.alice, d.bob, fmt.Sprintf("frozen-%d", i), 1_00))
 		if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "frozen") {
 			t.Errorf("a payment with the account of %s frozen: %v", frozen.customer, err)
 		}
@@ -221,7 +219,7 @@ func TestFrozenAccount(t *testing.T) {
 	if status.Code(err) != codes.FailedPrecondition {
 		t.Errorf("cash for a frozen account: %v", err)
 	}
-	_, err = d.phone.CloseAccount(t.Context(), &mobilev1.CloseAccountRequest{CustomerId: d.bob.customer, AccountId: d.bob.id})
+	_, err = d.bob.phone.Bank().CloseAccount(t.Context(), &mobilev1.CloseAccountRequest{AccountId: d.bob.id})
 	if status.Code(err) != codes.FailedPrecondition {
 		t.Errorf("an empty account that is frozen is closed: %v", err)
 	}
@@ -249,7 +247,7 @@ func TestRiskRulesEdited(t *testing.T) {
 	try := func(minor int64, want mobilev1.TransferStatus) string {
 		t.Helper()
 		sent++
-		response, err := d.phone.Transfer(t.Context(), pays(d.alice, d.bob, fmt.Sprintf("under-rules-%03d", sent), minor))
+		response, err := d.alice.phone.Bank().Transfer(t.Context(), pays(d.alice, d.bob, fmt.Sprintf("under-rules-%03d", sent), minor))
 		if err != nil {
 			t.Fatal(err)
 		}

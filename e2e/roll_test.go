@@ -21,6 +21,7 @@ import (
 // customer is one customer with a phone, who pays a cent over and over.
 type customer struct {
 	name, account, shop string
+	phone               *bank.Phone
 	// cash is how many cents they began with.
 	cash int64
 	// paid counts the payments that the bank has said are done.
@@ -33,16 +34,15 @@ type customer struct {
 func TestRollingRestart(t *testing.T) {
 	mesh := dist.NewHome(t).Apart(t)
 	mesh.StartAll(t)
-	phone := mobilev1.NewMobileBankServiceClient(mesh.Dial(t, mesh.Identity(t, "mobile"), "gateway"))
 	operator := mesh.Identity(t, "operator")
-	customers := openFor(t, mesh, phone, operator, 16, 10_000)
+	customers := openFor(t, mesh, operator, 16, 10_000)
 	rolled, stop := context.WithCancel(t.Context())
 	var paying sync.WaitGroup
 	for _, c := range customers {
-		paying.Go(func() { c.pay(rolled, t, phone) })
+		paying.Go(func() { c.pay(rolled, t) })
 	}
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
-		for _, service := range []string{"payments", "ledger", "accounts", "risk", "gateway", "audit"} {
+		for _, service := range []string{"payments", "ledger", "accounts", "risk", "gateway", "login", "audit"} {
 			waitForPayments(t, customers)
 			mesh.Process(service).Signal(t, sig)
 			if code := mesh.Process(service).Wait(t, 15*time.Second); sig == syscall.SIGTERM && code != 0 {
@@ -74,21 +74,22 @@ func waitForPayments(t *testing.T, customers []*customer) {
 	})
 }
 
-// openFor opens an account each for a number of customers and their shops, with so many cents in it.
-func openFor(t *testing.T, mesh *bank.Apart, phone mobilev1.MobileBankServiceClient, operator *bank.Identity, n int, cash int64) []*customer {
+// openFor opens an account each for a number of customers and for the shops that they pay, which are one merchant's, with so many cents in it.
+func openFor(t *testing.T, mesh *bank.Apart, operator *bank.Identity, n int, cash int64) []*customer {
 	t.Helper()
 	counter := paymentsv1.NewPaymentServiceClient(mesh.Dial(t, operator, "payments"))
-	open := func(owner string) string {
-		response, err := phone.OpenAccount(t.Context(), &mobilev1.OpenAccountRequest{CustomerId: owner, RequestId: "open-" + owner, CurrencyCode: "EUR"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return response.GetAccount().GetAccountId()
+	list := []string{"merchant"}
+	for i := range n {
+		list = append(list, fmt.Sprintf("customer-%02d", i))
 	}
+	phones := mesh.Phones(t, list...)
 	customers := make([]*customer, n)
 	for i := range customers {
-		name := fmt.Sprintf("customer-%02d", i)
-		customers[i] = &customer{name: name, account: open(name), shop: open("shop-of-" + name), cash: cash}
+		phone, name := phones[1+i], list[1+i]
+		customers[i] = &customer{
+			name: name, phone: phone, cash: cash,
+			account: openAccount(t, phone, "open-"+name, "EUR"), shop: openAccount(t, phones[0], "open-shop-of-"+name, "EUR"),
+		}
 		_, err := counter.DepositCash(t.Context(), &paymentsv1.DepositCashRequest{
 			RequestId: "cash-for-" + name, AccountId: customers[i].account, Amount: euros(cash),
 		})
@@ -99,16 +100,24 @@ func openFor(t *testing.T, mesh *bank.Apart, phone mobilev1.MobileBankServiceCli
 	return customers
 }
 
+// openAccount opens an account of a phone's customer.
+func openAccount(t *testing.T, phone *bank.Phone, requestID, currency string) string {
+	t.Helper()
+	response, err := phone.Bank().OpenAccount(t.Context(), &mobilev1.OpenAccountRequest{RequestId: requestID, CurrencyCode: currency})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.GetAccount().GetAccountId()
+}
+
 // pay pays until ctx ends, each payment to its end.
-func (c *customer) pay(ctx context.Context, t *testing.T, phone mobilev1.MobileBankServiceClient) {
+func (c *customer) pay(ctx context.Context, t *testing.T) {
 	t.Helper()
 	const patience = time.Minute
 	for n := 0; ctx.Err() == nil; n++ {
-		request := &mobilev1.TransferRequest{
-			CustomerId: c.name, RequestId: fmt.Sprintf("%s-%06d", c.name, n), PayerAccountId: c.account, PayeeAccountId: c.shop, Amount: euros(1),
-		}
+		request := c.nth(n)
 		for begin := time.Now(); ; {
-			response, err := phone.Transfer(t.Context(), request) //nolint:contextcheck // a payment that has begun goes to its end
+			response, err := c.phone.Bank().Transfer(t.Context(), request) //nolint:contextcheck // a payment that has begun goes to its end
 			if response.GetTransfer().GetStatus() == mobilev1.TransferStatus_TRANSFER_STATUS_DONE {
 				c.paid.Add(1)
 				break
@@ -117,7 +126,7 @@ func (c *customer) pay(ctx context.Context, t *testing.T, phone mobilev1.MobileB
 				t.Errorf("%s: %v", request.GetRequestId(), err)
 				return
 			}
-			if err == nil && response.GetTransfer().GetStatus() != mobilev1.TransferStatus_TRANSFER_STATUS_PENDING {
+			if err == nil && !underWay(response.GetTransfer()) {
 				t.Errorf("%s: %v", request.GetRequestId(), response.GetTransfer())
 				return
 			}
@@ -132,6 +141,21 @@ func (c *customer) pay(ctx context.Context, t *testing.T, phone mobilev1.MobileB
 			}
 		}
 	}
+}
+
+// underWay reports whether a payment is not over yet. It is held while risk is away for longer than payments waits for it, and assessed once risk is back.
+func underWay(transfer *mobilev1.Transfer) bool {
+	switch transfer.GetStatus() {
+	case mobilev1.TransferStatus_TRANSFER_STATUS_PENDING, mobilev1.TransferStatus_TRANSFER_STATUS_HELD:
+		return true
+	default:
+		return false
+	}
+}
+
+// nth is the request of the customer's nth payment.
+func (c *customer) nth(n int) *mobilev1.TransferRequest {
+	return &mobilev1.TransferRequest{RequestId: fmt.Sprintf("%s-%06d", c.name, n), PayerAccountId: c.account, PayeeAccountId: c.shop, Amount: euros(1)}
 }
 
 // checkBooks compares the books with what the customers were told.

@@ -1,30 +1,31 @@
 package e2e
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"github.com/countersign-mesh/countersign/e2e/internal/bank"
-	mobilev1 "github.com/countersign-mesh/countersign/proto/gen/bank/mobile/v1"
+	ledgerv1 "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
 )
 
-// TestRotation replaces SVIDs of 10 seconds and signing keys of 60 seconds under eight phones that pay without a pause: none of their
-// calls fails, and each payment is in the books, once. Half of the phones have the library, half grpc-go as it comes. None of them
-// tries anything again. ATTACKS 33, 34.
+// TestRotation replaces SVIDs of 10 seconds and signing keys of 60 seconds under eight phones that pay without a pause, and under workloads that ask
+// without one, half of which have the library and half grpc-go as it comes: none of their calls fails, and each payment is in the books, once. None of
+// them tries anything again. ATTACKS 33, 34.
 func TestRotation(t *testing.T) {
 	t.Parallel()
 	const svidTTL, authorityTTL = 10 * time.Second, time.Minute
 	mesh := shortLived(t, svidTTL, authorityTTL)
-	mesh.StartAll(t)
-	phones := mesh.DialByProxy(t, "mobile", "gateway")
-	others := mesh.DialByFiles(t, "mobile", "gateway")
-	customers := openFor(t, mesh, mobilev1.NewMobileBankServiceClient(phones), mesh.Identity(t, "operator"), 8, 1_000_000)
+	mesh.StartInOrder(t)
+	calling := bank.NewCallers(t)
+	askLedger(t, mesh, calling)
+	customers := openFor(t, mesh, mesh.Identity(t, "operator"), 8, 1_000_000)
 
 	begin := time.Now()
-	calling := bank.NewCallers(t)
-	calling.Add(t.Context(), paysFrom(phones, customers[:4]...), customerNames(customers[:4])...)
-	calling.Add(t.Context(), paysFrom(others, customers[4:]...), customerNames(customers[4:])...)
+	calling.Add(t.Context(), payFrom(customers...), customerNames(customers)...)
 	untilItFails(t, calling, soak(t, authorityTTL))
 	lasted := time.Since(begin).Round(time.Second)
 	outcomes := calling.Stop()
@@ -52,9 +53,25 @@ func TestRotation(t *testing.T) {
 	if want := int(lasted / authorityTTL); authorities < want {
 		t.Errorf("%d signing keys were replaced in %v, want %d or more", authorities, lasted, want)
 	}
-	t.Logf("%d payments in %v, %d failed; %d rotations of SVIDs, %d of signing keys, %d connections renewed; %s",
+	t.Logf("%d calls in %v, %d failed; %d rotations of SVIDs, %d of signing keys, %d connections renewed; %s",
 		len(outcomes), lasted, len(bank.Failures(outcomes)), rotations, authorities, renewed, bank.Durations(outcomes))
 	checkBooks(t, mesh, mesh.Identity(t, "operator"), customers)
+}
+
+// askLedger starts workloads that ask the ledger for a balance without a pause, as a process that has the library does, and as one that has nothing of
+// it and an SVID in files that somebody renews.
+func askLedger(t *testing.T, mesh *bank.Apart, calling *bank.Callers) {
+	t.Helper()
+	for name, conn := range map[string]*grpc.ClientConn{
+		"with the library": mesh.DialByProxy(t, "operator", "ledger"), "without": mesh.DialByFiles(t, "operator", "ledger"),
+	} {
+		books := ledgerv1.NewLedgerServiceClient(conn)
+		ask := func(ctx context.Context, _ string, _ int) error {
+			_, err := books.GetBalance(ctx, &ledgerv1.GetBalanceRequest{AccountId: "bank-cash"})
+			return err
+		}
+		calling.Add(t.Context(), ask, name+" 1", name+" 2")
+	}
 }
 
 // shortLived lays a mesh out whose SVIDs and signing keys live for so long, and whose customers may pay as often as they like.

@@ -3,12 +3,9 @@ package e2e
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"testing"
 	"time"
-
-	"google.golang.org/grpc"
 
 	"github.com/countersign-mesh/countersign/e2e/internal/bank"
 	mobilev1 "github.com/countersign-mesh/countersign/proto/gen/bank/mobile/v1"
@@ -42,19 +39,15 @@ func untiring(t *testing.T, home *bank.Home) {
 	home.Edit(t, home.RiskRules(), bank.Replace(t, "max_payments: 600\n", "max_payments: 1000000000\n"))
 }
 
-// paysFrom returns how customers, each under their own name, pay a cent with a phone that is connected so. A payment that is not done
-// at once is a failure.
-func paysFrom(conn *grpc.ClientConn, customers ...*customer) func(context.Context, string, int) error {
-	phone := mobilev1.NewMobileBankServiceClient(conn)
+// payFrom returns how customers, each under their own name and with their own phone, pay a cent. A payment that is not done at once is a failure.
+func payFrom(customers ...*customer) func(context.Context, string, int) error {
 	byName := make(map[string]*customer)
 	for _, c := range customers {
 		byName[c.name] = c
 	}
 	return func(ctx context.Context, name string, n int) error {
 		c := byName[name]
-		response, err := phone.Transfer(ctx, &mobilev1.TransferRequest{
-			CustomerId: c.name, RequestId: fmt.Sprintf("%s-%06d", c.name, n), PayerAccountId: c.account, PayeeAccountId: c.shop, Amount: euros(1),
-		})
+		response, err := c.phone.Bank().Transfer(ctx, c.nth(n))
 		if err != nil {
 			return err
 		}

@@ -25,12 +25,14 @@ const many = 64
 func TestManyAtOnce(t *testing.T) {
 	onEach(t, func(t *testing.T, mesh *bank.Apart, _ *databasetest.Server) {
 		mesh.StartAll(t)
-		operator, phone := mesh.Identity(t, "operator"), mesh.Identity(t, "mobile")
-		clients := make([]*grpc.ClientConn, many)
-		for i := range clients {
-			clients[i] = mesh.Dial(t, phone, "gateway")
-		}
+		operator := mesh.Identity(t, "operator")
 		crowd := openCrowd(t, mesh, operator, 4, 0)
+		clients := make(map[string][]*grpc.ClientConn)
+		for _, account := range crowd.accounts {
+			for range many {
+				clients[account.id] = append(clients[account.id], account.phone.Dial(t))
+			}
+		}
 		a := newAuditor(t, mesh, operator)
 		t.Run("the same request has one effect", func(t *testing.T) { testSameRequest(t, clients, crowd.accounts, a) })
 		t.Run("the same request ID for other content is an error", func(t *testing.T) { testOtherContent(t, clients, crowd.accounts, a) })
@@ -40,19 +42,22 @@ func TestManyAtOnce(t *testing.T) {
 	})
 }
 
-// together makes a call from each client at once and returns what each was told. Clients who do not know ask again.
-func together(t *testing.T, clients []*grpc.ClientConn, request func(client int) *mobilev1.TransferRequest) ([]*mobilev1.Transfer, []error) {
+// together makes a call from each client at once, on one of the connections that the payer's phone has, and returns what each was told. Clients who do
+// not know ask again.
+func together(t *testing.T, clients map[string][]*grpc.ClientConn, request func(client int) *mobilev1.TransferRequest) ([]*mobilev1.Transfer, []error) {
 	t.Helper()
-	transfers, errs := make([]*mobilev1.Transfer, len(clients)), make([]error, len(clients))
+	transfers, errs := make([]*mobilev1.Transfer, many), make([]error, many)
 	var calling sync.WaitGroup
 	begin := make(chan struct{})
-	for i, conn := range clients {
+	for i := range many {
+		request := request(i)
+		conn := clients[request.GetPayerAccountId()][i]
 		if err := bank.Connected(t.Context(), conn); err != nil {
 			t.Fatal(err)
 		}
 		calling.Go(func() {
 			<-begin
-			transfers[i], errs[i] = untilKnown(t.Context(), mobilev1.NewMobileBankServiceClient(conn), request(i))
+			transfers[i], errs[i] = untilKnown(t.Context(), mobilev1.NewMobileBankServiceClient(conn), request)
 		})
 	}
 	close(begin)
@@ -82,7 +87,7 @@ func untilKnown(ctx context.Context, phone mobilev1.MobileBankServiceClient, req
 }
 
 // testSameRequest: ATTACKS 62.
-func testSameRequest(t *testing.T, clients []*grpc.ClientConn, accounts []account, a auditor) {
+func testSameRequest(t *testing.T, clients map[string][]*grpc.ClientConn, accounts []account, a auditor) {
 	payer, payee := accounts[0], accounts[1]
 	before, _ := a.balance(t, payee.id)
 	transfers, errs := together(t, clients, func(int) *mobilev1.TransferRequest { return pays(payer, payee, "the-same", 1234) })
@@ -107,7 +112,7 @@ func testSameRequest(t *testing.T, clients []*grpc.ClientConn, accounts []accoun
 }
 
 // testOtherContent: ATTACKS 62. One of the clients comes first, whoever it is.
-func testOtherContent(t *testing.T, clients []*grpc.ClientConn, accounts []account, a auditor) {
+func testOtherContent(t *testing.T, clients map[string][]*grpc.ClientConn, accounts []account, a auditor) {
 	payer, payee := accounts[0], accounts[1]
 	before, _ := a.balance(t, payee.id)
 	transfers, errs := together(t, clients, func(i int) *mobilev1.TransferRequest { return pays(payer, payee, "not-the-same", int64(1+i)) })
@@ -126,7 +131,7 @@ func testOtherContent(t *testing.T, clients []*grpc.ClientConn, accounts []accou
 }
 
 // testOverdraft: ATTACKS 63. There is enough for seven of the payments.
-func testOverdraft(t *testing.T, clients []*grpc.ClientConn, accounts []account, a auditor) {
+func testOverdraft(t *testing.T, clients map[string][]*grpc.ClientConn, accounts []account, a auditor) {
 	payer, payee := accounts[0], accounts[1]
 	const amount, enough = crowdCash/7 - 1, 7
 	transfers, errs := together(t, clients, func(i int) *mobilev1.TransferRequest {
@@ -150,7 +155,7 @@ func testOverdraft(t *testing.T, clients []*grpc.ClientConn, accounts []account,
 }
 
 // testCircle: ATTACKS 63. Each client pays nearly all that an account ever has on to the next one.
-func testCircle(t *testing.T, clients []*grpc.ClientConn, accounts []account, a auditor) {
+func testCircle(t *testing.T, clients map[string][]*grpc.ClientConn, accounts []account, a auditor) {
 	total := func() (sum int64) {
 		for _, account := range accounts {
 			got, _ := a.balance(t, account.id)
@@ -184,6 +189,6 @@ func testCircle(t *testing.T, clients []*grpc.ClientConn, accounts []account, a 
 // pays is the request of a payment.
 func pays(payer, payee account, requestID string, minor int64) *mobilev1.TransferRequest {
 	return &mobilev1.TransferRequest{
-		CustomerId: payer.customer, RequestId: requestID, PayerAccountId: payer.id, PayeeAccountId: payee.id, Amount: euros(minor),
+		RequestId: requestID, PayerAccountId: payer.id, PayeeAccountId: payee.id, Amount: euros(minor),
 	}
 }

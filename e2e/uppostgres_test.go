@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/countersign-mesh/countersign/e2e/internal/bank"
 	"github.com/countersign-mesh/countersign/pkg/database/databasetest"
 	mobilev1 "github.com/countersign-mesh/countersign/proto/gen/bank/mobile/v1"
 	paymentsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/payments/v1"
@@ -23,15 +22,10 @@ func TestUpOnPostgres(t *testing.T) {
 	home := dist.NewHome(t)
 	dsn := "--dsn=" + server.DSN("bank_{service}")
 	first := home.Up(t, dsn)
-	phone := func(mesh *bank.Mesh) mobilev1.MobileBankServiceClient {
-		return mobilev1.NewMobileBankServiceClient(mesh.Dial(t, mesh.Identity(t, "mobile"), "gateway"))
-	}
-	opened, err := phone(first).OpenAccount(t.Context(), &mobilev1.OpenAccountRequest{CustomerId: "alice", RequestId: "open-alice", CurrencyCode: "EUR"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	phone := first.Phone(t, "alice")
+	account := openAccount(t, phone, "open-alice", "EUR")
 	counter := paymentsv1.NewPaymentServiceClient(first.Dial(t, first.Identity(t, "operator"), "payments"))
-	cash := &paymentsv1.DepositCashRequest{RequestId: "cash-for-alice", AccountId: opened.GetAccount().GetAccountId(), Amount: euros(12_34)}
+	cash := &paymentsv1.DepositCashRequest{RequestId: "cash-for-alice", AccountId: account, Amount: euros(12_34)}
 	if _, err := counter.DepositCash(t.Context(), cash); err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +37,8 @@ func TestUpOnPostgres(t *testing.T) {
 		t.Errorf("want no database file but the audit trail's, got %v (%v)", files, err)
 	}
 	second := home.Up(t, dsn)
-	accounts, err := phone(second).ListAccounts(t.Context(), &mobilev1.ListAccountsRequest{CustomerId: "alice"})
+	phone.LogIn(t, second.Edge(t), false, "accounts.read") // its device is known, and has its certificate from before
+	accounts, err := phone.Bank().ListAccounts(t.Context(), &mobilev1.ListAccountsRequest{})
 	if err != nil || len(accounts.GetAccounts()) != 1 || accounts.GetAccounts()[0].GetBalance().GetMinorUnits() != 12_34 {
 		t.Errorf("want Alice's account with 12.34 in it, got %v (%v)", accounts, err)
 	}

@@ -3,8 +3,6 @@ package bank
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -31,6 +29,7 @@ type Apart struct {
 
 	entries   string
 	addresses map[string]string
+	edge      map[string]string // where customers are served: by gateway, rest and login
 	ops       map[string]string
 	targets   map[string]string // of services that are not where their address says alone
 	processes map[string]*Process
@@ -40,12 +39,14 @@ type Apart struct {
 func Calls(program string) []string {
 	switch program {
 	case "gateway":
-		return []string{"accounts", "payments", "ledger", "audit"}
+		return []string{"login", "accounts", "payments", "ledger", "audit"}
 	case "payments":
-		return []string{"accounts", "risk", "ledger", "audit"}
+		return []string{"login", "accounts", "risk", "ledger", "audit"}
 	case "accounts":
-		return []string{"ledger", "audit"}
-	case "ledger", "risk":
+		return []string{"login", "ledger", "audit"}
+	case "ledger":
+		return []string{"login", "audit"}
+	case "risk", "login":
 		return []string{"audit"}
 	default:
 		return nil
@@ -58,6 +59,7 @@ func (h *Home) Apart(t testing.TB) *Apart {
 	a := &Apart{
 		Home: h, Endpoint: "unix://" + h.Path("api", "api.sock"), StateDir: h.Path("state"), entries: h.Path("entries.yaml"),
 		Flags: make(map[string][]string), Databases: make(map[string]string), addresses: make(map[string]string), ops: make(map[string]string),
+		edge:    map[string]string{"gateway": FreeAddress(t), "rest": FreeAddress(t), "login": FreeAddress(t)},
 		targets: make(map[string]string), processes: make(map[string]*Process),
 	}
 	for _, dir := range []string{a.StateDir, h.Path("api"), h.Path("data")} {
@@ -74,32 +76,54 @@ func (h *Home) Apart(t testing.TB) *Apart {
 		t.Fatal(err)
 	}
 	for _, name := range append(Services(), "authority") {
-		a.addresses[name], a.ops[name] = freeAddress(t), freeAddress(t)
+		a.addresses[name], a.ops[name] = FreeAddress(t), FreeAddress(t)
 	}
+	h.writeEdge(t)
 	return a
 }
 
-// StartAll starts the authority and every service, callees first, and waits until they are ready.
+// StartAll starts the authority, then all services at once, as `countersign up` does, and waits until they are ready: each waits by itself for its SVID
+// and for those that it calls.
 func (a *Apart) StartAll(t testing.TB) {
 	t.Helper()
-	a.Start(t, "authority", "audit", "risk", "ledger", "accounts", "payments", "gateway")
+	a.Start(t, "authority")
+	for _, name := range InOrder() {
+		a.Launch(t, name)
+	}
+	for _, name := range InOrder() {
+		a.await(t, name)
+	}
+}
+
+// StartInOrder is StartAll with one service after another, those that are called first: their SVIDs are then of different ages, and not all renewed at
+// the same moment.
+func (a *Apart) StartInOrder(t testing.TB) {
+	t.Helper()
+	a.Start(t, append([]string{"authority"}, InOrder()...)...)
 }
 
 // Start starts programs, or starts them again, one after another, and waits until each is ready.
 func (a *Apart) Start(t testing.TB, names ...string) {
 	t.Helper()
 	for _, name := range names {
-		p := a.Launch(t, name)
-		Eventually(t, 20*time.Second, func() string {
-			if !p.Running() {
-				t.Fatalf("%s ended with %d:\n%s", name, p.Wait(t, time.Second), p.Output())
-			}
-			if why := a.Ready(t.Context(), name); why != "" {
-				return why + "\n" + p.Output()
-			}
-			return ""
-		})
+		a.Launch(t, name)
+		a.await(t, name)
 	}
+}
+
+// await waits until a program that was started is ready.
+func (a *Apart) await(t testing.TB, name string) {
+	t.Helper()
+	p := a.processes[name]
+	Eventually(t, 20*time.Second, func() string {
+		if !p.Running() {
+			t.Fatalf("%s ended with %d:\n%s", name, p.Wait(t, time.Second), p.Output())
+		}
+		if why := a.Ready(t.Context(), name); why != "" {
+			return why + "\n" + p.Output()
+		}
+		return ""
+	})
 }
 
 // Ready says why a program is not ready, and nothing when it is.
@@ -114,15 +138,25 @@ func (a *Apart) Ready(ctx context.Context, name string) string {
 	return ""
 }
 
+// Healthcheck asks a program by its own command healthcheck, and returns what that says and its exit code.
+func (a *Apart) Healthcheck(t testing.TB, name string) (string, int) {
+	t.Helper()
+	program := serviceOf(name)
+	return a.Run(t, []string{strings.ToUpper(program) + "_OPS_LISTEN=" + a.ops[name]}, program, "healthcheck")
+}
+
 // Launch starts a program and does not wait.
 func (a *Apart) Launch(t testing.TB, name string) *Process {
 	t.Helper()
 	program := serviceOf(name)
 	args := []string{"--ops-listen=" + a.ops[name]}
-	if program == "authority" {
+	switch program {
+	case SPIREServer, SPIREAgent:
+		args = []string{"run", "-config", a.spireConfig(program)}
+	case "authority":
 		args = append(args, "--trust-domain=bank.test", "--socket="+strings.TrimPrefix(a.Endpoint, "unix://"),
 			"--state-dir="+a.StateDir, "--entries="+a.entries)
-	} else {
+	default:
 		args = append(args, "--listen="+a.addresses[name], "--policy="+a.Policy())
 		for _, callee := range Calls(program) {
 			args = append(args, "--"+callee+"="+a.target(callee))
@@ -130,9 +164,7 @@ func (a *Apart) Launch(t testing.TB, name string) *Process {
 		if program != "gateway" {
 			args = append(args, "--dsn="+a.DSN(program))
 		}
-		if program == "risk" {
-			args = append(args, "--rules="+a.RiskRules())
-		}
+		args = append(args, a.special(program)...)
 	}
 	args = append(args, a.Flags[name]...)
 	p := a.Home.Start(t, []string{"SPIFFE_ENDPOINT_SOCKET=" + a.Endpoint}, program, args...)
@@ -143,6 +175,23 @@ func (a *Apart) Launch(t testing.TB, name string) *Process {
 		}
 	})
 	return p
+}
+
+// special returns the flags that one service has and no other.
+func (a *Apart) special(program string) []string {
+	files := a.edgeFiles()
+	edge := []string{"--edge-listen=" + a.edge[program], "--edge-cert=" + files.certificate, "--edge-key=" + files.key, "--issuer=" + a.issuer()}
+	switch program {
+	case "risk":
+		return []string{"--rules=" + a.RiskRules()}
+	case "login":
+		return edge
+	case "gateway":
+		// A test's customers call as often as they can.
+		return append(edge, "--rest-listen="+a.edge["rest"], "--customer-rate=100000", "--customer-burst=100000")
+	default:
+		return nil
+	}
 }
 
 // Kill kills programs with SIGKILL, all of them before it waits for their ends.
@@ -192,23 +241,3 @@ func (a *Apart) Dial(t testing.TB, i *Identity, server string) *grpc.ClientConn 
 
 // RiskRules returns the file of risk's rules.
 func (h *Home) RiskRules() string { return filepath.Join(h.Dir, "deploy", "risk", "bank.yaml") }
-
-// freeAddress returns a loopback address whose port nobody has, below those that the kernel gives to outgoing connections.
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	var lastErr error
-	for range 100 {
-		address := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000))
-		l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", address)
-		if err != nil {
-			lastErr = err
-			continue
-		}
-		if err := l.Close(); err != nil {
-			t.Fatal(err)
-		}
-		return address
-	}
-	t.Fatalf("no free port: %v", lastErr)
-	return ""
-}

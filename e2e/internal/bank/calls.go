@@ -22,6 +22,7 @@ import (
 
 	_ "github.com/countersign-mesh/countersign/proto/gen/bank/accounts/v1" // registers its descriptors, as do those below
 	_ "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
+	_ "github.com/countersign-mesh/countersign/proto/gen/bank/login/v1"
 	_ "github.com/countersign-mesh/countersign/proto/gen/bank/mobile/v1"
 	_ "github.com/countersign-mesh/countersign/proto/gen/bank/payments/v1"
 	_ "github.com/countersign-mesh/countersign/proto/gen/bank/risk/v1"
@@ -131,10 +132,20 @@ func LetIn(err error) bool {
 }
 
 // DecisionID returns the ID that a denied caller was told, and what is wrong with the denial otherwise.
-func DecisionID(err error) (id, wrong string) {
+func DecisionID(err error) (id, wrong string) { return decisionID(codes.PermissionDenied, err) }
+
+// DecisionIDOf is DecisionID for a call of any method: a watch of health that is denied is UNIMPLEMENTED, which alone has clients go on without.
+func DecisionIDOf(method Method, err error) (id, wrong string) {
+	if method.Full == healthpb.Health_Watch_FullMethodName {
+		return decisionID(codes.Unimplemented, err)
+	}
+	return DecisionID(err)
+}
+
+func decisionID(want codes.Code, err error) (id, wrong string) {
 	st := status.Convert(err)
-	if st.Code() != codes.PermissionDenied {
-		return "", "want PERMISSION_DENIED, got " + st.Code().String() + ": " + st.Message()
+	if st.Code() != want {
+		return "", "want " + want.String() + ", got " + st.Code().String() + ": " + st.Message()
 	}
 	if st.Message() != "permission denied" {
 		return "", "the denial tells the caller more than it should: " + st.Message()

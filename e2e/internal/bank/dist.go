@@ -17,7 +17,12 @@ import (
 
 // Services are the programs that serve gRPC.
 func Services() []string {
-	return []string{"gateway", "accounts", "payments", "ledger", "risk", "audit"}
+	return []string{"gateway", "accounts", "payments", "ledger", "risk", "audit", "login"}
+}
+
+// InOrder are the Services in an order in which each finds those that it calls.
+func InOrder() []string {
+	return []string{"audit", "login", "risk", "ledger", "accounts", "payments", "gateway"}
 }
 
 // Dist is the project, built once for all tests. It is safe for concurrent use.
@@ -29,7 +34,7 @@ type Dist struct {
 
 // Build builds every service and the CLI from the checkout that the test runs in, as `make build` does.
 func Build(ctx context.Context) (*Dist, error) {
-	source, err := checkout()
+	source, err := Checkout()
 	if err != nil {
 		return nil, err
 	}
@@ -42,21 +47,24 @@ func Build(ctx context.Context) (*Dist, error) {
 	for _, s := range Services() {
 		packages = append(packages, "./services/"+s)
 	}
-	if err := d.goBuild(ctx, source, nil, packages...); err != nil {
+	if err := d.goBuild(ctx, source, []string{"CGO_ENABLED=0"}, packages...); err != nil {
 		return nil, errors.Join(err, d.Remove())
 	}
 	return d, nil
 }
 
 // Grpcurl returns the path of the stock grpcurl that tools/ pins: as `make tools` has built it, or built now.
-func (d *Dist) Grpcurl(ctx context.Context) (string, error) {
-	built := filepath.Join(d.Source, "bin", "tools", "grpcurl")
+func (d *Dist) Grpcurl(ctx context.Context) (string, error) { return Grpcurl(ctx, d.Source, d.dir) }
+
+// Grpcurl returns the path of the stock grpcurl that a checkout pins: as `make tools` has built it, or built into dir now.
+func Grpcurl(ctx context.Context, source, dir string) (string, error) {
+	built := filepath.Join(source, "bin", "tools", "grpcurl")
 	if _, err := os.Stat(built); err == nil {
 		return built, nil
 	}
-	built = filepath.Join(d.dir, "bin", "grpcurl")
-	module := filepath.Join(d.Source, "tools", "grpcurl")
-	return built, d.goBuild(ctx, module, []string{"GOWORK=off"}, "github.com/fullstorydev/grpcurl/cmd/grpcurl")
+	d := &Dist{Source: source, dir: dir}
+	module := filepath.Join(source, "tools", "grpcurl")
+	return filepath.Join(dir, "bin", "grpcurl"), d.goBuild(ctx, module, []string{"GOWORK=off"}, "github.com/fullstorydev/grpcurl/cmd/grpcurl")
 }
 
 // Remove removes what was built.
@@ -73,8 +81,8 @@ func (d *Dist) goBuild(ctx context.Context, dir string, env []string, packages .
 	return nil
 }
 
-// checkout finds the directory with go.work above the test's.
-func checkout() (string, error) {
+// Checkout finds the directory with go.work above the test's.
+func Checkout() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return "", fmt.Errorf("find the checkout: %w", err)

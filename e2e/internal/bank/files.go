@@ -17,8 +17,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// readIdentity reads svid.pem, key.pem and bundle.pem.
-func readIdentity(name, dir string) (*Identity, error) {
+// ReadIdentity reads svid.pem, key.pem and bundle.pem.
+func ReadIdentity(name, dir string) (*Identity, error) {
 	certificate, err := tls.LoadX509KeyPair(filepath.Join(dir, "svid.pem"), filepath.Join(dir, "key.pem"))
 	if err != nil {
 		return nil, err
@@ -47,7 +47,7 @@ func (f *fromFiles) ClientHandshake(ctx context.Context, authority string, raw n
 	if err != nil {
 		return nil, nil, err
 	}
-	identity, err := readIdentity(f.name, set)
+	identity, err := ReadIdentity(f.name, set)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -64,12 +64,18 @@ func (a *Apart) DialByFiles(t testing.TB, actor, server string) *grpc.ClientConn
 	dir := filepath.Join(t.TempDir(), "svid")
 	writer := a.Home.Start(t, []string{"SPIFFE_ENDPOINT_SOCKET=" + a.Endpoint}, program(actor), "svid", "write", "--watch", "--dir="+dir)
 	Eventually(t, 20*time.Second, func() string {
-		if _, err := readIdentity(actor, filepath.Join(dir, ".current")); err != nil {
+		if _, err := ReadIdentity(actor, filepath.Join(dir, ".current")); err != nil {
 			return err.Error() + "\n" + writer.Output()
 		}
 		return ""
 	})
-	return Dial(t, a.addresses[server], &fromFiles{
+	return DialFrom(t, dir, actor, server, a.addresses[server])
+}
+
+// DialFrom connects an actor to a server at an address, with the SVID that is in the files of a directory at each handshake.
+func DialFrom(t testing.TB, dir, actor, server, address string) *grpc.ClientConn {
+	t.Helper()
+	return Dial(t, address, &fromFiles{
 		// gRPC takes the name of the server from here.
 		TransportCredentials: credentials.NewTLS(&tls.Config{ServerName: server, MinVersion: tls.VersionTLS13}),
 		name:                 actor, dir: dir, server: server,
@@ -80,7 +86,7 @@ func (a *Apart) DialByFiles(t testing.TB, actor, server string) *grpc.ClientConn
 // SVID fresh as every program does that has the library.
 func (a *Apart) DialByProxy(t testing.TB, actor, server string) *grpc.ClientConn {
 	t.Helper()
-	address := freeAddress(t)
+	address := FreeAddress(t)
 	proxy := a.Home.Start(t, []string{"SPIFFE_ENDPOINT_SOCKET=" + a.Endpoint}, program(actor),
 		"proxy", a.addresses[server], "--expect=/"+server, "--listen="+address)
 	Eventually(t, 20*time.Second, func() string {
@@ -94,8 +100,11 @@ func (a *Apart) DialByProxy(t testing.TB, actor, server string) *grpc.ClientConn
 
 // program is the program that an actor is attested by.
 func program(actor string) string {
-	if actor == "operator" {
+	switch actor {
+	case "operator":
 		return "countersign"
+	case "risk": // whoever acts as risk and is not risk
+		actor = "burglar"
 	}
 	return filepath.Join("actors", actor)
 }

@@ -49,6 +49,30 @@ func SelfSigned(t testing.TB, id string) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
 }
 
+// ForgeDevice returns a certificate that would be a good device's, were it not for who signed it.
+func (f *Forger) ForgeDevice(t testing.TB, name string) tls.Certificate {
+	t.Helper()
+	key := NewKey(t)
+	leaf := sign(t, deviceTemplate(name), f.certificate, key, f.key)
+	return tls.Certificate{Certificate: [][]byte{leaf.Raw, f.certificate.Raw}, PrivateKey: key, Leaf: leaf}
+}
+
+// SelfSignedDevice returns a device's certificate that nobody but itself vouches for.
+func SelfSignedDevice(t testing.TB, name string) tls.Certificate {
+	t.Helper()
+	key := NewKey(t)
+	leaf := sign(t, deviceTemplate(name), deviceTemplate(name), key, key)
+	return tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
+}
+
+func deviceTemplate(name string) *x509.Certificate {
+	return &x509.Certificate{
+		SerialNumber: big.NewInt(3), Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
+		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+}
+
 // NewKey returns a fresh P-256 key.
 func NewKey(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()

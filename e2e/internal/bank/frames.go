@@ -27,9 +27,14 @@ type Frames struct {
 // Frames connects an identity to a server of the mesh. The connection is closed with the test.
 func (m *Mesh) Frames(t testing.TB, i *Identity, server string) *Frames {
 	t.Helper()
-	config := i.TLS(server)
+	return NewFrames(t, i.TLS(server), m.Program(t, server).Address)
+}
+
+// NewFrames connects to a server at an address. The connection is closed with the test.
+func NewFrames(t testing.TB, config *tls.Config, address string) *Frames {
+	t.Helper()
 	config.NextProtos = []string{"h2"}
-	conn, err := (&tls.Dialer{Config: config}).DialContext(t.Context(), "tcp", m.Program(t, server).Address)
+	conn, err := (&tls.Dialer{Config: config}).DialContext(t.Context(), "tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,7 +44,7 @@ func (d *Dist) NewHome(t testing.TB, actors ...string) *Home {
 	if err := os.CopyFS(h.Path("deploy"), os.DirFS(filepath.Join(d.Source, "deploy"))); err != nil {
 		t.Fatal(err)
 	}
-	for _, actor := range []string{"mobile", "risk"} {
+	for _, actor := range []string{"burglar", "accounts-burglar", "gateway-burglar"} {
 		h.Install(t, "countersign", filepath.Join("actors", actor))
 	}
 	for _, actor := range actors {
@@ -64,11 +64,11 @@ func (h *Home) Policy() string { return h.Path("deploy", "policy", "bank.yaml") 
 // Registration returns the file of registration entries.
 func (h *Home) Registration() string { return h.Path("deploy", "registration", "bank.yaml") }
 
-// Register gives a copy of the CLI the identity of that name, so that a test can act as it. The mobile app, risk and the operator
-// have theirs in the bank's own file already.
+// Register gives a copy of the CLI the identity of that name, so that a test can act as it. Risk and the operator have theirs in
+// the bank's own file already.
 func (h *Home) Register(t testing.TB, actor string) {
 	t.Helper()
-	if actor == "mobile" || actor == "risk" || actor == "operator" {
+	if actor == "risk" || actor == "operator" {
 		return
 	}
 	h.Install(t, "countersign", filepath.Join("actors", actor))

@@ -31,7 +31,7 @@ func (h *Home) Identity(t testing.TB, endpoint, actor string) *Identity {
 	if code != 0 {
 		t.Fatalf("%s svid write: exit code %d:\n%s", actor, code, out)
 	}
-	i, err := readIdentity(actor, dir)
+	i, err := ReadIdentity(actor, dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,6 +42,12 @@ func (h *Home) Identity(t testing.TB, endpoint, actor string) *Identity {
 func (m *Mesh) Identity(t testing.TB, actor string) *Identity {
 	t.Helper()
 	return m.Home.Identity(t, m.WorkloadAPI, actor)
+}
+
+// Ask has an actor of the mesh ask for its SVID, and returns what it says of that, and its exit code.
+func (a *Apart) Ask(t testing.TB, actor string) (string, int) {
+	t.Helper()
+	return a.Run(t, []string{"SPIFFE_ENDPOINT_SOCKET=" + a.Endpoint}, program(actor), "svid", "show")
 }
 
 // TLS returns an ordinary TLS configuration for calling a server by its DNS name.

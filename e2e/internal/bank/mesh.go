@@ -30,6 +30,14 @@ type Record struct {
 		PID int `json:"pid"`
 	} `json:"supervisor"`
 	Programs []Program `json:"programs"`
+	// Customers is where they come in.
+	Customers struct {
+		GRPC   string `json:"grpc"`
+		REST   string `json:"rest"`
+		Login  string `json:"login"`
+		Issuer string `json:"issuer"`
+		Root   string `json:"root"` // a file
+	} `json:"edge"`
 }
 
 // Mesh is a mesh that `countersign up` runs.
@@ -117,6 +125,13 @@ func (m *Mesh) Log(t testing.TB, name string) string {
 		t.Fatal(err)
 	}
 	return string(data)
+}
+
+// Edge returns where customers come in.
+func (r Record) Edge(t testing.TB) Edge {
+	t.Helper()
+	c := r.Customers
+	return Edge{GRPC: c.GRPC, REST: c.REST, Login: c.Login, Issuer: c.Issuer, Roots: ReadRoots(t, c.Root)}
 }
 
 // Socket returns the path of the Workload API's socket.

@@ -61,3 +61,6 @@ func (a *Apart) SVIDRotations(t testing.TB, service string) int {
 	t.Helper()
 	return int(a.Metric(t, service, "countersign_svid_rotations_total"))
 }
+
+// Ops returns where a program says how it is.
+func (a *Apart) Ops(name string) string { return a.ops[name] }

@@ -34,7 +34,7 @@ func (a *Apart) Replicate(t testing.TB, service string) string {
 		t.Fatal(err)
 	}
 	name := service + "-2"
-	a.addresses[name], a.ops[name] = second, freeAddress(t)
+	a.addresses[name], a.ops[name] = second, FreeAddress(t)
 	domain := service + ".bank.test"
 	a.targets[service] = "dns://" + serveNames(t, domain, [4]byte{127, 0, 0, 1}, [4]byte{127, 0, 0, 2}) + "/" + net.JoinHostPort(domain, port)
 	return name
@@ -42,6 +42,9 @@ func (a *Apart) Replicate(t testing.TB, service string) string {
 
 // serviceOf returns which service a process is one of.
 func serviceOf(name string) string {
+	if name == SPIREServer || name == SPIREAgent {
+		return name
+	}
 	service, _, _ := strings.Cut(name, "-")
 	return service
 }
