@@ -17,42 +17,62 @@ import (
 
 const adopting = "docs/adopting"
 
-// docs/adopting.md shows the programs and the policy as they stand.
+// docs/adopting.md shows the programs and the policies as they stand.
 func TestAdoptingShowsTheProgramsAsTheyAre(t *testing.T) {
 	t.Parallel()
 	page := read(t, adopting+".md")
-	for _, program := range []string{"server", "client"} {
-		before, after := read(t, filepath.Join(adopting, "before", program, "main.go")), read(t, filepath.Join(adopting, "after", program, "main.go"))
-		shown := block(t, page, "```diff\n--- before/"+program)
-		var shownBefore, shownAfter []string
-		for line := range strings.SplitSeq(shown, "\n") {
-			text := line
-			if line != "" {
-				text = line[1:]
-			}
-			switch {
-			case strings.HasPrefix(line, "---"), strings.HasPrefix(line, "+++"):
-			case strings.HasPrefix(line, "-"):
-				shownBefore = append(shownBefore, text)
-			case strings.HasPrefix(line, "+"):
-				shownAfter = append(shownAfter, text)
-			default:
-				shownBefore, shownAfter = append(shownBefore, text), append(shownAfter, text)
-			}
+	added := 0
+	for _, change := range []struct{ from, to, program string }{
+		{"before", "after", "server"}, {"before", "after", "client"}, {"after", "users", "server"},
+	} {
+		shownBefore, shownAfter, lines := sides(block(t, page, "```diff\n--- "+change.from+"/"+change.program))
+		if change.to == "after" {
+			added += lines
 		}
-		if diff := cmp.Diff(body(before), strings.Join(shownBefore, "\n")); diff != "" {
-			t.Errorf("%s before (-program +page):\n%s", program, diff)
-		}
-		if diff := cmp.Diff(body(after), strings.Join(shownAfter, "\n")); diff != "" {
-			t.Errorf("%s after (-program +page):\n%s", program, diff)
+		for edition, shown := range map[string]string{change.from: shownBefore, change.to: shownAfter} {
+			if diff := cmp.Diff(body(read(t, filepath.Join(adopting, edition, change.program, "main.go"))), shown); diff != "" {
+				t.Errorf("%s, %s (-program +page):\n%s", change.program, edition, diff)
+			}
 		}
 	}
-	if added := strings.Count(page, "\n+") - 2; added != 10 { // less the two headers
+	if added != 10 {
 		t.Errorf("the page promises ten lines and shows %d", added)
 	}
 	if diff := cmp.Diff(strings.TrimSpace(read(t, filepath.Join(adopting, "policy.yaml"))), block(t, page, "```yaml\ntrust_domain: bank.test\n\nservices")); diff != "" {
 		t.Errorf("the policy (-file +page):\n%s", diff)
 	}
+	for begin, file := range map[string]string{
+		"```yaml\n      GetBalance":            "users/policy.yaml",
+		"```yaml\n  bank.login":                "users/policy.yaml",
+		"```go\n\t// The ledger, and nobody":   "users/edge/main.go",
+		"```go\n// GetBalance asks the ledger": "users/edge/main.go",
+	} {
+		if shown := block(t, page, begin); !strings.Contains(read(t, filepath.Join(adopting, file)), shown+"\n") {
+			t.Errorf("%s does not have what the page shows of it:\n%s", file, shown)
+		}
+	}
+}
+
+// sides are the two sides of a diff, and how many lines it adds.
+func sides(diff string) (before, after string, added int) {
+	var removed, kept []string
+	for line := range strings.SplitSeq(diff, "\n") {
+		text := line
+		if line != "" {
+			text = line[1:]
+		}
+		switch {
+		case strings.HasPrefix(line, "---"), strings.HasPrefix(line, "+++"):
+		case strings.HasPrefix(line, "-"):
+			removed = append(removed, text)
+		case strings.HasPrefix(line, "+"):
+			kept = append(kept, text)
+			added++
+		default:
+			removed, kept = append(removed, text), append(kept, text)
+		}
+	}
+	return strings.Join(removed, "\n"), strings.Join(kept, "\n"), added
 }
 
 // body is a program from its imports to the end of main: what comes before and after does not change.
@@ -85,13 +105,7 @@ func read(t *testing.T, path string) string {
 // The programs run as the page says: before, whoever calls is answered; after, who the policy allows, and nobody else.
 func TestAdoptingRuns(t *testing.T) {
 	t.Parallel()
-	bin := t.TempDir()
-	for _, edition := range []string{"before", "after"} {
-		build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", filepath.Join(bin, edition)+"/", "./"+filepath.Join(adopting, edition)+"/...")
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("build: %v\n%s", err, out)
-		}
-	}
+	bin := buildAdopting(t, "before", "after", "users")
 	policy := filepath.Join(adopting, "policy.yaml")
 	m := meshtest.Open(t, "bank.test", policy)
 	socket := func(workload string) string {
@@ -126,6 +140,23 @@ func TestAdoptingRuns(t *testing.T) {
 	if out, err := run(t, socket("/gateway"), client, plain, "bank-cash", policy); err == nil {
 		t.Errorf("a server without identity was believed:\n%s", out)
 	}
+	t.Run("with users", func(t *testing.T) {
+		t.Parallel()
+		adoptingUsers(t, bin)
+	})
+}
+
+// buildAdopting builds the programs of some editions, each into a folder of its name, and returns where these are.
+func buildAdopting(t *testing.T, editions ...string) (bin string) {
+	t.Helper()
+	bin = t.TempDir()
+	for _, edition := range editions {
+		build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", filepath.Join(bin, edition)+"/", "./"+filepath.Join(adopting, edition)+"/...")
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("build: %v\n%s", err, out)
+		}
+	}
+	return bin
 }
 
 // start runs a server until the test ends, and returns the address that it prints.

@@ -8,6 +8,16 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
+// page is what a file of requirements makes: a page on how some standards are held.
+type page struct {
+	Title string `yaml:"title"`
+	// Intro says what the standards are about.
+	Intro string `yaml:"intro"`
+	// Attribute is the key of the attribute by which tests name requirements of this page.
+	Attribute string      `yaml:"attribute"`
+	Standards []*standard `yaml:"standards"`
+}
+
 // standard is a document that asks for something.
 type standard struct {
 	Name string `yaml:"name"`
@@ -38,17 +48,18 @@ func (s *standard) id(r *requirement) string {
 	return s.Name + " §" + r.Section + " " + r.Key
 }
 
-func parseStandards(text []byte) ([]*standard, error) {
-	var file struct {
-		Standards []*standard `yaml:"standards"`
-	}
+func parsePage(text []byte) (page, error) {
+	var file page
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	decoder.KnownFields(true)
 	if err := decoder.Decode(&file); err != nil {
-		return nil, err
+		return page{}, err
 	}
 	seen := make(map[string]bool)
 	var errs []error
+	if file.Title == "" || file.Intro == "" || file.Attribute == "" {
+		errs = append(errs, errors.New("the page lacks a title, an intro or an attribute"))
+	}
 	for _, s := range file.Standards {
 		for _, r := range s.Requirements {
 			id := s.id(r)
@@ -64,7 +75,7 @@ func parseStandards(text []byte) ([]*standard, error) {
 	if len(seen) == 0 {
 		errs = append(errs, errors.New("there are no requirements"))
 	}
-	return file.Standards, errors.Join(errs...)
+	return file, errors.Join(errs...)
 }
 
 // assign gives each requirement its tests, and fails when the two do not fit.

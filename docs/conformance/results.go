@@ -10,9 +10,6 @@ import (
 	"strings"
 )
 
-// attribute is the key of the attribute by which a test names a requirement.
-const attribute = "spiffe.requirement"
-
 const (
 	passed   = "pass"
 	noResult = "it has no result"
@@ -38,8 +35,8 @@ type event struct {
 	Output  string
 }
 
-// readTests returns the tests that name a requirement, sorted by package and name. Others are of no interest, whatever came of them.
-func readTests(events io.Reader) ([]*test, error) {
+// readTests returns the tests that name a requirement by an attribute, sorted by package and name. Others are of no interest, whatever came of them.
+func readTests(events io.Reader, attribute string) ([]*test, error) {
 	type key struct{ pkg, name string }
 	all := make(map[key]*test)
 	var build strings.Builder
@@ -66,7 +63,7 @@ func readTests(events io.Reader) ([]*test, error) {
 			t = &test{pkg: e.Package, name: e.Test, result: noResult}
 			all[k] = t
 		}
-		t.add(e)
+		t.add(e, attribute)
 	}
 	var named []*test
 	for _, t := range all {
@@ -80,7 +77,7 @@ func readTests(events io.Reader) ([]*test, error) {
 	return named, nil
 }
 
-func (t *test) add(e event) {
+func (t *test) add(e event, attribute string) {
 	switch e.Action {
 	case "attr":
 		if e.Key == attribute && !slices.Contains(t.requirements, e.Value) {
