@@ -3,7 +3,6 @@ package mesh
 import (
 	"context"
 	"net"
-	"slices"
 	"time"
 
 	"buf.build/go/protovalidate"
@@ -20,12 +19,6 @@ const (
 	// MaxEdgeMessageBytes bounds a message of a caller at the edge: what a person types, and not what services send each other.
 	MaxEdgeMessageBytes = 64 << 10
 )
-
-// Interceptors are one interceptor for each kind of call.
-type Interceptors struct {
-	Unary  grpc.UnaryServerInterceptor
-	Stream grpc.StreamServerInterceptor
-}
 
 // Edge is where a process is called by people from outside the mesh, who have no SPIFFE ID and are under no policy of the mesh. In the place of the policy
 // stands what the process brings to authenticate and authorize them by (package userauth); everything else on a call's way is what it is in the mesh: telemetry,
@@ -94,23 +87,7 @@ func (e *Edge) stream(users Interceptors, open *streams) []grpc.StreamServerInte
 // Chain is the way of a call to its handler for callers who come by another door than gRPC, such as REST, and within the process from there: all that stands
 // on the way of a gRPC call, with users in the place of what the gRPC side authenticates by.
 func (e *Edge) Chain(users Interceptors) Interceptors {
-	unary, stream := e.unary(users), e.stream(users, e.within)
-	return Interceptors{
-		Unary: func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-			for _, interceptor := range slices.Backward(unary) {
-				next := handler
-				handler = func(ctx context.Context, req any) (any, error) { return interceptor(ctx, req, info, next) }
-			}
-			return handler(ctx, req)
-		},
-		Stream: func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-			for _, interceptor := range slices.Backward(stream) {
-				next := handler
-				handler = func(srv any, ss grpc.ServerStream) error { return interceptor(srv, ss, info, next) }
-			}
-			return handler(srv, ss)
-		},
-	}
+	return Interceptors{Unary: chainUnary(e.unary(users)), Stream: chainStream(e.stream(users, e.within))}
 }
 
 // Telemetry is what takes a caller's trace over, or starts one, for those who come through Chain.

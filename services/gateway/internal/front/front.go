@@ -11,11 +11,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
 	"github.com/countersign-mesh/countersign/pkg/mesh"
@@ -93,10 +91,11 @@ func New(server *mesh.Server, c Config) (*Front, error) {
 
 // users lets a customer's call in, as far as the scope of the token goes and the customer's own limits.
 func users(verifier *userauth.Verifier, limits mesh.Interceptors) mesh.Interceptors {
-	return mesh.Interceptors{
-		Unary:  chainUnary(userauth.UnaryServerInterceptor(verifier), scopeUnary, limits.Unary),
-		Stream: chainStream(userauth.StreamServerInterceptor(verifier), scopeStream, limits.Stream),
-	}
+	return mesh.ChainInterceptors(
+		mesh.Interceptors{Unary: userauth.UnaryServerInterceptor(verifier), Stream: userauth.StreamServerInterceptor(verifier)},
+		mesh.Interceptors{Unary: scopeUnary, Stream: scopeStream},
+		limits,
+	)
 }
 
 // customer is whom a call is made for.
@@ -132,26 +131,4 @@ func (f *Front) drainREST(ctx context.Context) error {
 		return f.http.Close()
 	}
 	return nil
-}
-
-// chainUnary makes one interceptor of several, the first one outermost.
-func chainUnary(all ...grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
-	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		for _, interceptor := range slices.Backward(all) {
-			next := handler
-			handler = func(ctx context.Context, req any) (any, error) { return interceptor(ctx, req, info, next) }
-		}
-		return handler(ctx, req)
-	}
-}
-
-// chainStream is chainUnary for streams.
-func chainStream(all ...grpc.StreamServerInterceptor) grpc.StreamServerInterceptor {
-	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-		for _, interceptor := range slices.Backward(all) {
-			next := handler
-			handler = func(srv any, ss grpc.ServerStream) error { return interceptor(srv, ss, info, next) }
-		}
-		return handler(srv, ss)
-	}
 }
