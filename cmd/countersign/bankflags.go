@@ -14,7 +14,7 @@ import (
 
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/customer"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/rundir"
-	"github.com/countersign-mesh/countersign/cmd/countersign/internal/site"
+	"github.com/countersign-mesh/countersign/pkg/settings"
 	mobilev1 "github.com/countersign-mesh/countersign/proto/gen/bank/mobile/v1"
 )
 
@@ -35,7 +35,7 @@ func (f *bankFlags) Validate() error {
 		errs = append(errs, fmt.Errorf("--profile: %w", err))
 	}
 	if f.Issuer != "" {
-		if err := site.CheckIssuer(f.Issuer); err != nil {
+		if err := (*settings.Issuer)(&f.Issuer).Check(); err != nil {
 			errs = append(errs, fmt.Errorf("--issuer: %w", err))
 		}
 	}

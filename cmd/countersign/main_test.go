@@ -80,7 +80,7 @@ func TestAMistakeOnTheCommandLineNamesTheFlag(t *testing.T) {
 		"what was denied, into nothing":  {[]string{"policy", "learn", "--with-denied"}, "--with-denied: there is no least policy to put them into"},
 		"a log of the future":            {[]string{"policy", "learn", "--since=-1h"}, "--since: -1h0m0s is below zero; right would be 24h"},
 		"a profile that is a path":       {[]string{"bank", "accounts", "--profile=../alice"}, "--profile: \"../alice\" is no name of a profile"},
-		"an issuer without TLS":          {[]string{"bank", "accounts", "--issuer=http://localhost"}, "--issuer: \"http://localhost\" is no URL of an authorization server"},
+		"an issuer without TLS":          {[]string{"bank", "accounts", "--issuer=http://localhost"}, "--issuer: \"http://localhost\" is not a URL of an issuer"},
 		"a payment of nothing":           {[]string{"bank", "pay", "acc-a", "0.00"}, "\"0.00\" is no amount to pay: it is not above zero"},
 		"half a cent":                    {[]string{"bank", "pay", "acc-a", "1.005"}, "\"1.005\" is no amount; right would be 25.00"},
 		"a payment to nobody":            {[]string{"bank", "pay"}, "expected the account to pay, such as acc-…, and how much, such as 25.00"},

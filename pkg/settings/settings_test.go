@@ -149,6 +149,19 @@ func TestTargets(t *testing.T) {
 	}
 }
 
+func TestIssuers(t *testing.T) {
+	t.Parallel()
+	for issuer, ok := range map[settings.Issuer]bool{
+		"https://login.bank.test": true, "https://login.bank.test:8445": true, "https://[::1]:8445": true,
+		"": false, "login.bank.test": false, "http://login.bank.test": false, "https://": false, "https://:8445": false, "https://login.bank.test/": false,
+		"https://login.bank.test/bank": false, "https://login.bank.test?x": false, "https://login.bank.test#x": false, "https://me@login.bank.test": false,
+	} {
+		if err := issuer.Check(); (err == nil) != ok {
+			t.Errorf("%q: %v", issuer, err)
+		}
+	}
+}
+
 func TestCounts(t *testing.T) {
 	t.Parallel()
 	for count, want := range map[settings.Count]int{

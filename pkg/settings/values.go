@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"regexp"
 	"strconv"
@@ -129,6 +130,18 @@ type TrustDomain string
 func (t *TrustDomain) Check() error {
 	if _, err := spiffeid.TrustDomainFromString(string(*t)); err != nil {
 		return fmt.Errorf("%q is no trust domain: %w; right would be bank.test", string(*t), err)
+	}
+	return nil
+}
+
+// Issuer is the URL that an OAuth 2.0 authorization server is known by (RFC 8414 §2). One without a path has its documents where everybody looks first (§3).
+type Issuer string
+
+// Check reports what is wrong with the URL.
+func (i *Issuer) Check() error {
+	u, err := url.Parse(string(*i))
+	if err != nil || u.Scheme != "https" || u.Hostname() == "" || "https://"+u.Host != string(*i) {
+		return fmt.Errorf("%q is not a URL of an issuer, such as https://login.bank.test:8445: https, a host, and nothing after it", string(*i))
 	}
 	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/url"
 	"os"
 	"os/signal"
 	"syscall"
@@ -53,7 +52,7 @@ type config struct {
 	RestListen settings.Address `default:"127.0.0.1:8544" help:"Where to serve them as REST/JSON; GET /openapi.json describes it."`
 	EdgeCert   settings.File    `required:"" placeholder:"FILE" help:"The certificate that devices see, in PEM, with the chain after it; watched, reloaded."`
 	EdgeKey    settings.File    `required:"" placeholder:"FILE" help:"The key of that certificate, in PEM."`
-	Issuer     issuer           `required:"" placeholder:"URL" help:"The issuer of access tokens: the URL that login is known by."`
+	Issuer     settings.Issuer  `required:"" placeholder:"URL" help:"The issuer of access tokens: the URL that login is known by."`
 	Audience   string           `default:"https://bank.test/mobile" help:"For whom access tokens must be."`
 
 	StepUpFrom    settings.Count `default:"100000" help:"From how many minor units on a transfer takes a log-in with a one-time code."`
@@ -146,18 +145,6 @@ func openDoors(ctx context.Context, p *mesh.Process, server *mesh.Server, cfg co
 		})
 		p.Log.InfoContext(ctx, "customers are served", "door", door.name, "address", listener.Addr().String())
 		p.Serve(door.name, func(ctx context.Context) error { return door.serve(ctx, conns.Listener(listener)) })
-	}
-	return nil
-}
-
-// issuer is an issuer identifier (RFC 8414 §2).
-type issuer string
-
-// Check reports what is wrong with the issuer.
-func (i *issuer) Check() error {
-	u, err := url.Parse(string(*i))
-	if err != nil || u.Scheme != "https" || u.Hostname() == "" || "https://"+u.Host != string(*i) {
-		return fmt.Errorf("%q is not a URL of an issuer, such as https://login.bank.test:8445: https, a host, and nothing after it", string(*i))
 	}
 	return nil
 }

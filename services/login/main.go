@@ -38,7 +38,7 @@ type config struct {
 	EdgeListen settings.Address `default:"127.0.0.1:8445" help:"Where to serve customers' devices: OAuth 2.0 over HTTPS."`
 	EdgeCert   settings.File    `required:"" placeholder:"FILE" help:"The certificate that devices see, in PEM, with the chain after it; watched, reloaded."`
 	EdgeKey    settings.File    `required:"" placeholder:"FILE" help:"The key of that certificate, in PEM."`
-	Issuer     issuer           `required:"" placeholder:"URL" help:"The URL that this server is known by, https without a path; the issuer of all access tokens."`
+	Issuer     settings.Issuer  `required:"" placeholder:"URL" help:"The URL that this server is known by, https without a path; the issuer of all access tokens."`
 	Audience   string           `default:"https://bank.test/mobile" help:"For whom access tokens are."`
 }
 

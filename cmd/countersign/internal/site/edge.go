@@ -1,14 +1,13 @@
 package site
 
 import (
-	"errors"
-	"fmt"
 	"maps"
-	"net/url"
 	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/countersign-mesh/countersign/pkg/settings"
 )
 
 // edge reads where customers come in. Each of its fields is needed: who has one of the doors needs the others.
@@ -24,7 +23,7 @@ func (r *reader) edge(n *yaml.Node) {
 		"grpc": address(&e.GRPC), "rest": address(&e.REST), "login": address(&e.Login),
 		"issuer": r.text(func(text string) error {
 			e.Issuer = text
-			return CheckIssuer(text)
+			return (*settings.Issuer)(&text).Check()
 		}),
 		"root": r.text(func(text string) error {
 			e.Root = r.beside(text)
@@ -46,16 +45,4 @@ func (r *reader) edge(n *yaml.Node) {
 			r.fail(n, "edge: %s is missing", name)
 		}
 	}
-}
-
-// CheckIssuer says what is wrong with the URL of an authorization server.
-func CheckIssuer(text string) error {
-	u, err := url.Parse(text)
-	if err == nil && (u.Scheme != "https" || u.Host == "" || "https://"+u.Host != text) {
-		err = errors.New("it is not https:// and a host, and nothing after that")
-	}
-	if err != nil {
-		return fmt.Errorf("%q is no URL of an authorization server: %w; right would be https://login.bank.test:8445", text, err)
-	}
-	return nil
 }

@@ -125,7 +125,7 @@ func TestEveryMistakeInAMeshFileHasItsLine(t *testing.T) {
 		"no edge": {
 			"trust_domain: bank.test\nservices: {a: a:1}\nedge: {grpc: gateway, issuer: 'http://login', login: login:8445, root: '', door: x}\n",
 			[]string{
-				":3: \"gateway\" is not HOST:PORT", ":3: \"http://login\" is no URL of an authorization server: it is not https://", ":3: there is no text here",
+				":3: \"gateway\" is not HOST:PORT", ":3: \"http://login\" is not a URL of an issuer, such as https://login.bank.test:8445", ":3: there is no text here",
 				":3: unknown field \"door\"; edge has grpc, issuer, login, rest, root", ":3: edge: rest is missing",
 			},
 		},
