@@ -69,7 +69,7 @@ func frozen(ctx context.Context, pids []int, d disk) error {
 	return err
 }
 
-// still reports whether every thread of a process has stopped.
+// still reports whether every thread of a process has stopped, or ended: of a process whose parent stands still, nobody takes notice of that.
 func still(pid int) bool {
 	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
 	if err != nil {
@@ -77,7 +77,7 @@ func still(pid int) bool {
 	}
 	for _, thread := range threads {
 		text, err := os.ReadFile(thread)
-		if _, after, _ := strings.Cut(string(text), ") "); err == nil && !strings.HasPrefix(after, "T") {
+		if _, state, _ := strings.Cut(string(text), ") "); err == nil && !strings.HasPrefix(state, "T") && !strings.HasPrefix(state, "Z") {
 			return false
 		}
 	}
@@ -119,20 +119,17 @@ func TestTransfersSurviveADiskThatDies(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var pids []int
 		mustSurvive(t, atALoss(direct(openStore(t, dsn))), outage{
 			times: scaled(3, 20),
-			strike: func() (err error) {
-				if pids, err = postgresProcesses(d.at); err != nil {
+			strike: func() error {
+				pids, err := postgresProcesses(d.at)
+				if err != nil {
 					return err
 				}
 				return frozen(t.Context(), pids, d)
 			},
 			mend: func() error {
-				if name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pids[0])); err == nil && string(name) == "postgres\n" {
-					_ = syscall.Kill(pids[0], syscall.SIGKILL) // most often it has ended by itself
-				}
-				return errors.Join(s.Stop(), freed(t.Context(), d), startPatiently(t.Context(), s))
+				return errors.Join(killThoseIn(d.at), s.Stop(), freed(t.Context(), d), startPatiently(t.Context(), s))
 			},
 		})
 	})
@@ -157,6 +154,26 @@ func postgresProcesses(data string) ([]int, error) {
 		}
 	}
 	return pids, err
+}
+
+// killThoseIn kills the processes whose working directory is a server's data, as it is of all processes of PostgreSQL. Most often they have ended by themselves,
+// but one that waits for a lock of another that is gone does so for ever, unless the first of them has lived to end it.
+func killThoseIn(data string) error {
+	links, err := filepath.Glob("/proc/[0-9]*/cwd")
+	if err != nil {
+		return err
+	}
+	for _, link := range links {
+		if at, err := os.Readlink(link); err != nil || at != data {
+			continue // it may have ended meanwhile
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(link)))
+		if err != nil {
+			return err
+		}
+		_ = syscall.Kill(pid, syscall.SIGKILL) // as above
+	}
+	return nil
 }
 
 // atALoss calls books whose disk may read as anything at all, so that they find it damaged: the caller is told INTERNAL, after which the
@@ -204,14 +221,14 @@ func moveToDisk(t *testing.T, s *databasetest.Server) disk {
 	return d
 }
 
-// freed restores a disk as soon as what was killed has closed its files.
+// freed restores a disk as soon as what was killed has closed its files, with what the first of them may have started before it was.
 func freed(ctx context.Context, d disk) error {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	err := d.restore()
 	await(ctx, func() bool {
 		if errors.Is(err, syscall.EBUSY) {
-			err = d.restore()
+			err = errors.Join(killThoseIn(d.at), d.restore())
 		}
 		return !errors.Is(err, syscall.EBUSY)
 	})
