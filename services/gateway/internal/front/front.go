@@ -1,5 +1,5 @@
 // Package front is the gateway's two doors to customers, gRPC and REST. Whoever comes through either is let in by the certificate of their device and an access token
-// that is bound to it, and goes the same way from there: scope, the customer's own limits, the limits of the server, validation, the method. Only how often a customer
+// that is bound to it, and goes the same way from there: the customer's own limits, scope, the limits of the server, validation, the method. Only how often a customer
 // may call is looked at earlier over REST, where a request has still to be read and understood before it is a call.
 package front
 
@@ -89,12 +89,13 @@ func New(server *mesh.Server, c Config) (*Front, error) {
 	return f, nil
 }
 
-// users lets a customer's call in, as far as the scope of the token goes and the customer's own limits.
+// users lets a customer's call in, as far as the customer's own limits go and the scope of the token. What is tried with too little scope is one of the customer's calls
+// like any other, through both doors.
 func users(verifier *userauth.Verifier, limits mesh.Interceptors) mesh.Interceptors {
 	return mesh.ChainInterceptors(
 		mesh.Interceptors{Unary: userauth.UnaryServerInterceptor(verifier), Stream: userauth.StreamServerInterceptor(verifier)},
-		mesh.Interceptors{Unary: scopeUnary, Stream: scopeStream},
 		limits,
+		mesh.Interceptors{Unary: scopeUnary, Stream: scopeStream},
 	)
 }
 

@@ -120,6 +120,27 @@ func TestARequestThatIsRefusedIsOneOfTheCustomers(t *testing.T) {
 	}
 }
 
+// ATTACKS 52: and so is a call over gRPC that the token is not good for.
+func TestACallWithTooLittleScopeIsOneOfTheCustomers(t *testing.T) {
+	t.Parallel()
+	w := worldWith(t, func(w *world) { w.limits.Rate, w.limits.Burst = 1, 6 })
+	p := w.phone(t, w.alice)
+	without := "Bearer " + w.token(t, userauthtest.Claims{"scope": "transfer"})
+	var before string
+	for range 40 { // the machine may be slow
+		_, err := p.client.ListAccounts(with(t.Context(), []string{without}), &mobilev1.ListAccountsRequest{})
+		got := told(err)
+		if got.reason == "CUSTOMER_RATE_EXCEEDED" {
+			if before != "INSUFFICIENT_SCOPE" {
+				t.Errorf("before there were too many: %q", before)
+			}
+			return
+		}
+		before = got.reason
+	}
+	t.Errorf("there are never too many; the last was %s", before)
+}
+
 // A stranger who connects and says nothing, and a watch without an end, hold up no drain; a watch is told to go elsewhere.
 func TestADrain(t *testing.T) {
 	t.Parallel()
