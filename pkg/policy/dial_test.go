@@ -144,6 +144,7 @@ func TestLists(t *testing.T) {
 	}{
 		"what a rule lets the client call":                     {"/payments", "/accounts", get, true},
 		"what a condition over the request may let it call":    {"/reader", "/accounts", list, true},
+		"what a rule of another service lets it call":          {"/gateway", "/ledger/0", "/bank.ledger.v1.LedgerService/GetBalance", true},
 		"another method of a service that it may call":         {"/payments", "/accounts", list, false},
 		"what nobody may call":                                 {"/payments", "/accounts", "/bank.accounts.v1.AccountService/CloseAccount", false},
 		"what it is denied":                                    {"/payments/canary", "/accounts", get, false},
