@@ -11,6 +11,7 @@ import (
 	ledgerv1 "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
 	mobilev1 "github.com/countersign-mesh/countersign/proto/gen/bank/mobile/v1"
 	moneyv1 "github.com/countersign-mesh/countersign/proto/gen/bank/money/v1"
+	"github.com/countersign-mesh/countersign/services/gateway/internal/scope"
 )
 
 // balancesAtOnce is how many balances are asked for at once for one list of accounts.
@@ -18,12 +19,12 @@ const balancesAtOnce = 8
 
 // OpenAccount implements MobileBankService.
 func (s *Server) OpenAccount(ctx context.Context, req *mobilev1.OpenAccountRequest) (*mobilev1.OpenAccountResponse, error) {
-	who, err := customerOf(ctx, scopeOpen)
+	who, err := customerOf(ctx, scope.Open)
 	if err != nil {
 		return nil, err
 	}
 	key := requestKey(who, req.GetRequestId())
-	acting, err := s.acting(ctx, scopeOpen, map[string]string{"request_id": key, "currency": req.GetCurrencyCode()})
+	acting, err := s.acting(ctx, scope.Open, map[string]string{"request_id": key, "currency": req.GetCurrencyCode()})
 	if err != nil {
 		return nil, err
 	}
@@ -45,11 +46,11 @@ func (s *Server) OpenAccount(ctx context.Context, req *mobilev1.OpenAccountReque
 
 // ListAccounts implements MobileBankService.
 func (s *Server) ListAccounts(ctx context.Context, req *mobilev1.ListAccountsRequest) (*mobilev1.ListAccountsResponse, error) {
-	who, err := customerOf(ctx, scopeRead)
+	who, err := customerOf(ctx, scope.Read)
 	if err != nil {
 		return nil, err
 	}
-	ctx, err = s.acting(ctx, scopeRead, nil)
+	ctx, err = s.acting(ctx, scope.Read, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -81,11 +82,11 @@ func (s *Server) ListAccounts(ctx context.Context, req *mobilev1.ListAccountsReq
 
 // CloseAccount implements MobileBankService.
 func (s *Server) CloseAccount(ctx context.Context, req *mobilev1.CloseAccountRequest) (*mobilev1.CloseAccountResponse, error) {
-	who, err := customerOf(ctx, scopeClose)
+	who, err := customerOf(ctx, scope.Close)
 	if err != nil {
 		return nil, err
 	}
-	acting, err := s.acting(ctx, scopeClose, map[string]string{"account_id": req.GetAccountId()})
+	acting, err := s.acting(ctx, scope.Close, map[string]string{"account_id": req.GetAccountId()})
 	if err != nil {
 		return nil, err
 	}
@@ -106,11 +107,11 @@ func (s *Server) CloseAccount(ctx context.Context, req *mobilev1.CloseAccountReq
 
 // GetStatement implements MobileBankService.
 func (s *Server) GetStatement(ctx context.Context, req *mobilev1.GetStatementRequest) (*mobilev1.GetStatementResponse, error) {
-	who, err := customerOf(ctx, scopeRead)
+	who, err := customerOf(ctx, scope.Read)
 	if err != nil {
 		return nil, err
 	}
-	ctx, err = s.acting(ctx, scopeRead, map[string]string{"account_id": req.GetAccountId()})
+	ctx, err = s.acting(ctx, scope.Read, map[string]string{"account_id": req.GetAccountId()})
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +141,7 @@ func (s *Server) GetStatement(ctx context.Context, req *mobilev1.GetStatementReq
 
 // changed returns an account that the call has opened or closed, with its balance if the customer's token is good for reading, too.
 func (s *Server) changed(ctx context.Context, account *accountsv1.Account) (*mobilev1.Account, error) {
-	if who, ok := userauth.FromContext(ctx); !ok || !who.HasScope(scopeRead) {
+	if who, ok := userauth.FromContext(ctx); !ok || !who.HasScope(scope.Read) {
 		return seen(account, nil), nil
 	}
 	return s.withBalance(ctx, account)
@@ -148,7 +149,7 @@ func (s *Server) changed(ctx context.Context, account *accountsv1.Account) (*mob
 
 // withBalance returns an account as its customer sees it. The token that shows the balance is for this one account.
 func (s *Server) withBalance(ctx context.Context, account *accountsv1.Account) (*mobilev1.Account, error) {
-	ctx, err := s.acting(ctx, scopeRead, map[string]string{"account_id": account.GetAccountId()})
+	ctx, err := s.acting(ctx, scope.Read, map[string]string{"account_id": account.GetAccountId()})
 	if err != nil {
 		return nil, err
 	}

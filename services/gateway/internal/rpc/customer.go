@@ -15,14 +15,6 @@ import (
 	accountsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/accounts/v1"
 )
 
-// The scopes of access tokens, and of the transaction tokens that are made of them.
-const (
-	scopeRead     = "accounts.read"
-	scopeOpen     = "accounts.open"
-	scopeClose    = "accounts.close"
-	scopeTransfer = "transfer"
-)
-
 // stepUpACR is how a customer must have logged in for a large transfer: with a one-time code, too.
 const stepUpACR = "urn:bank:acr:2"
 

@@ -13,11 +13,12 @@ import (
 	"github.com/countersign-mesh/countersign/pkg/userauth"
 	mobilev1 "github.com/countersign-mesh/countersign/proto/gen/bank/mobile/v1"
 	paymentsv1 "github.com/countersign-mesh/countersign/proto/gen/bank/payments/v1"
+	"github.com/countersign-mesh/countersign/services/gateway/internal/scope"
 )
 
 // Transfer implements MobileBankService.
 func (s *Server) Transfer(ctx context.Context, req *mobilev1.TransferRequest) (*mobilev1.TransferResponse, error) {
-	who, err := customerOf(ctx, scopeTransfer)
+	who, err := customerOf(ctx, scope.Transfer)
 	if err != nil {
 		return nil, err
 	}
@@ -28,7 +29,7 @@ func (s *Server) Transfer(ctx context.Context, req *mobilev1.TransferRequest) (*
 	}
 	key := requestKey(who, req.GetRequestId())
 	id := paymentID(key)
-	ctx, err = s.acting(ctx, scopeTransfer, map[string]string{
+	ctx, err = s.acting(ctx, scope.Transfer, map[string]string{
 		"payment_id": id, "request_id": key, "payer": req.GetPayerAccountId(), "payee": req.GetPayeeAccountId(),
 		"amount": strconv.FormatInt(req.GetAmount().GetMinorUnits(), 10), "currency": req.GetAmount().GetCurrencyCode(),
 	})
@@ -57,11 +58,11 @@ func (s *Server) Transfer(ctx context.Context, req *mobilev1.TransferRequest) (*
 func (s *Server) WatchActivity(req *mobilev1.WatchActivityRequest, stream grpc.ServerStreamingServer[mobilev1.WatchActivityResponse]) error {
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel() // ends the watch behind
-	who, err := customerOf(ctx, scopeRead)
+	who, err := customerOf(ctx, scope.Read)
 	if err != nil {
 		return err
 	}
-	ctx, err = s.acting(ctx, scopeRead, nil)
+	ctx, err = s.acting(ctx, scope.Read, nil)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/countersign-mesh/countersign/pkg/userauth"
 	"github.com/countersign-mesh/countersign/pkg/userauth/txntoken"
 	loginv1 "github.com/countersign-mesh/countersign/proto/gen/bank/login/v1"
+	"github.com/countersign-mesh/countersign/services/gateway/internal/scope"
 )
 
 const (
@@ -49,22 +50,19 @@ func New(login Login, now func() time.Time) *Tokens {
 // errNobody is a mistake in the gateway: nothing gets here that was not let in.
 var errNobody = errors.New("the call is made for nobody")
 
-// readScope is the scope of tokens that change nothing: the same one does for many calls.
-const readScope = "accounts.read"
-
 // Acting returns a context whose calls are made for the customer of ctx, with the content that they asked for. One for reading names an account or none, and is used
 // again for other calls with the same access token. Its error is login's.
-func (t *Tokens) Acting(ctx context.Context, scope string, content map[string]string) (context.Context, error) {
+func (t *Tokens) Acting(ctx context.Context, wanted string, content map[string]string) (context.Context, error) {
 	who, ok := userauth.FromContext(ctx)
 	if !ok {
 		return nil, errNobody
 	}
-	reading := scope == readScope
-	k := key{who.TokenID, who.Session, scope, content["account_id"]}
+	reading := wanted == scope.Read
+	k := key{who.TokenID, who.Session, wanted, content["account_id"]}
 	if known, ok := t.kept.Get(k); reading && ok && known.Expires.Sub(t.now()) >= timeLeft {
 		return txntoken.NewContext(ctx, known), nil
 	}
-	answer, err := t.login.IssueTransactionToken(ctx, &loginv1.IssueTransactionTokenRequest{AccessToken: who.Token(), Scope: scope, Context: content})
+	answer, err := t.login.IssueTransactionToken(ctx, &loginv1.IssueTransactionTokenRequest{AccessToken: who.Token(), Scope: wanted, Context: content})
 	if err != nil {
 		return nil, err
 	}
