@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/console"
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/customer"
 	mobilev1 "github.com/countersign-mesh/countersign/proto/gen/bank/mobile/v1"
 	moneyv1 "github.com/countersign-mesh/countersign/proto/gen/bank/money/v1"
 )
@@ -80,7 +81,7 @@ func (c *bankAccountsCommand) Run(ctx context.Context, s *session, of *bankComma
 			rows = append(rows, []console.Cell{
 				{Text: a.GetAccountId(), Tone: console.Strong},
 				{Text: or(console.Visible(a.GetDisplayName()))},
-				{Text: amountText(a.GetBalance())},
+				{Text: customer.Amount(a.GetBalance())},
 				{Text: state, Tone: tone},
 				{Text: stamp(a.GetOpenTime().AsTime())},
 			})
@@ -172,7 +173,7 @@ func (c *bankPayCommand) Run(ctx context.Context, s *session, of *bankCommand) e
 // paid says what became of a payment. One that the bank has refused is an error: the money has not moved.
 func paid(s *session, t *mobilev1.Transfer) error {
 	text, tone := statusText(t.GetStatus())
-	s.out.Printf("%s  %s  %s\n", t.GetPaymentId(), amountText(t.GetAmount()), s.out.Say(tone, text))
+	s.out.Printf("%s  %s  %s\n", t.GetPaymentId(), customer.Amount(t.GetAmount()), s.out.Say(tone, text))
 	for _, reason := range t.GetReasons() {
 		s.out.Printf("  %s\n", console.Visible(reason))
 	}
@@ -213,13 +214,4 @@ func minorUnits(text string) (int64, error) {
 		return 0, fmt.Errorf("%q is no amount to pay: %w", text, err)
 	}
 	return minor, nil
-}
-
-// amountText writes an amount of a currency that has two decimals.
-func amountText(m *moneyv1.Money) string {
-	minor, sign := m.GetMinorUnits(), ""
-	if minor < 0 {
-		minor, sign = -minor, "-"
-	}
-	return fmt.Sprintf("%s%d.%02d %s", sign, minor/100, minor%100, m.GetCurrencyCode())
 }

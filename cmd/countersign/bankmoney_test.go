@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/customer"
 	moneyv1 "github.com/countersign-mesh/countersign/proto/gen/bank/money/v1"
 )
 
@@ -24,7 +25,7 @@ func TestAmountsAreReadAndWritten(t *testing.T) {
 		}
 	}
 	for minor, want := range map[int64]string{0: "0.00 EUR", 5: "0.05 EUR", -2500: "-25.00 EUR"} {
-		if got := amountText(&moneyv1.Money{CurrencyCode: "EUR", MinorUnits: minor}); got != want {
+		if got := customer.Amount(&moneyv1.Money{CurrencyCode: "EUR", MinorUnits: minor}); got != want {
 			t.Errorf("%d is %q, want %q", minor, got, want)
 		}
 	}

@@ -31,8 +31,8 @@ func (c *bankStatementCommand) Run(ctx context.Context, s *session, of *bankComm
 		for _, line := range r.GetLines() {
 			rows = append(rows, []console.Cell{
 				{Text: stamp(line.GetPostTime().AsTime())},
-				{Text: amountText(line.GetAmount()), Tone: console.Strong},
-				{Text: amountText(line.GetBalanceAfter())},
+				{Text: customer.Amount(line.GetAmount()), Tone: console.Strong},
+				{Text: customer.Amount(line.GetBalanceAfter())},
 				{Text: or(console.Visible(line.GetDescription()))},
 			})
 		}
@@ -133,7 +133,7 @@ func (a *activity) show(t *mobilev1.Transfer) {
 		delete(a.shown, t.GetPaymentId()) // it changes no more
 	}
 	text, tone := statusText(t.GetStatus())
-	amount := amountText(t.GetAmount())
+	amount := customer.Amount(t.GetAmount())
 	if t.GetPayerAccountId() == a.account {
 		amount = "-" + amount
 	}

@@ -54,7 +54,7 @@ func (p *player) payIn(ctx context.Context, minor int64, request string) error {
 		return err
 	}
 	p.call("operator", "payments", paymentService+"DepositCash")
-	expect(p, text(euros(minor))+" are in the books", paymentsv1.PaymentState_PAYMENT_STATE_POSTED, r.GetPayment().GetState())
+	expect(p, customer.Amount(euros(minor))+" are in the books", paymentsv1.PaymentState_PAYMENT_STATE_POSTED, r.GetPayment().GetState())
 	p.cash += minor
 	return nil
 }
@@ -66,7 +66,7 @@ func (p *player) payBob(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	expect(p, text(euros(paid))+" went from Alice to Bob", mobilev1.TransferStatus_TRANSFER_STATUS_DONE, transfer.GetStatus())
+	expect(p, customer.Amount(euros(paid))+" went from Alice to Bob", mobilev1.TransferStatus_TRANSFER_STATUS_DONE, transfer.GetStatus())
 	p.sent += paid
 	return p.hops(ctx, begin)
 }
@@ -109,7 +109,7 @@ func (p *player) balances(ctx context.Context, when string) error {
 		if err != nil {
 			return err
 		}
-		expect(p, fmt.Sprintf("%s has %s%s", want.name, text(euros(want.minor)), when), want.minor, got)
+		expect(p, fmt.Sprintf("%s has %s%s", want.name, customer.Amount(euros(want.minor)), when), want.minor, got)
 	}
 	return nil
 }
@@ -135,7 +135,7 @@ func (p *player) stepUp(ctx context.Context) error {
 		return err
 	}
 	p.check(ok && refusal.Status.Code() == codes.Unauthenticated && customer.Reason(err) == customer.ReasonStepUp,
-		"the gateway asks for more than a password before it passes "+text(euros(overlarge))+" on", fmt.Sprint(err))
+		"the gateway asks for more than a password before it passes "+customer.Amount(euros(overlarge))+" on", fmt.Sprint(err))
 	p.edgeCall("Alice", "Transfer", denied)
 	code, err := p.alice.codes.Next(ctx)
 	if err != nil {
@@ -154,7 +154,7 @@ func (p *player) overlarge(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	expect(p, "the payment of "+text(euros(overlarge))+" is refused", mobilev1.TransferStatus_TRANSFER_STATUS_REFUSED, transfer.GetStatus())
+	expect(p, "the payment of "+customer.Amount(euros(overlarge))+" is refused", mobilev1.TransferStatus_TRANSFER_STATUS_REFUSED, transfer.GetStatus())
 	r, err := p.paymentClient().GetPayment(ctx, &paymentsv1.GetPaymentRequest{PaymentId: transfer.GetPaymentId()})
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/actor"
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/customer"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/dial"
 	ledgerv1 "github.com/countersign-mesh/countersign/proto/gen/bank/ledger/v1"
 	loginv1 "github.com/countersign-mesh/countersign/proto/gen/bank/login/v1"
@@ -44,7 +45,7 @@ func (p *player) capturedToken(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	p.note("accounts was broken into, and has the token of Alice's payment of %s to Bob", text(asked.GetAmount()))
+	p.note("accounts was broken into, and has the token of Alice's payment of %s to Bob", customer.Amount(asked.GetAmount()))
 	if err := p.replay(ctx, accounts, asked, token); err != nil {
 		return err
 	}
@@ -160,7 +161,7 @@ func (p *player) honour(ctx context.Context, gateway *actor.Actor, asked *paymen
 		return err
 	}
 	p.call("gateway", "payments", createPayment)
-	return p.goesOn(ctx, r.GetPayment().GetPaymentId(), "what the token is for, and nothing else, is done with it: "+text(asked.GetAmount())+" to Bob", cinema)
+	return p.goesOn(ctx, r.GetPayment().GetPaymentId(), "what the token is for, and nothing else, is done with it: "+customer.Amount(asked.GetAmount())+" to Bob", cinema)
 }
 
 // traceOfTransaction: whoever looks into it afterwards asks for the transaction, and finds what Alice asked for beside what was tried with her token.

@@ -70,12 +70,3 @@ func short(id string) string {
 func euros(minor int64) *moneyv1.Money {
 	return &moneyv1.Money{CurrencyCode: "EUR", MinorUnits: minor}
 }
-
-// text writes an amount of a currency with two decimals, as the euro has.
-func text(m *moneyv1.Money) string {
-	minor, sign := m.GetMinorUnits(), ""
-	if minor < 0 {
-		minor, sign = -minor, "-"
-	}
-	return fmt.Sprintf("%s%d.%02d %s", sign, minor/100, minor%100, m.GetCurrencyCode())
-}

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/admin"
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/customer"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/dial"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/policyfile"
 	"github.com/countersign-mesh/countersign/pkg/identity"
@@ -36,7 +37,7 @@ func (p *player) review(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	expect(p, "Alice's payment of "+text(euros(carPrice))+" is held", mobilev1.TransferStatus_TRANSFER_STATUS_HELD, transfer.GetStatus())
+	expect(p, "Alice's payment of "+customer.Amount(euros(carPrice))+" is held", mobilev1.TransferStatus_TRANSFER_STATUS_HELD, transfer.GetStatus())
 	seen, err := p.inReview(ctx, transfer.GetPaymentId(), "AMOUNT_CEILING")
 	if err != nil {
 		return err
@@ -146,7 +147,7 @@ func (p *player) riskAway(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	expect(p, "Alice's payment of "+text(euros(lunch))+" waits", mobilev1.TransferStatus_TRANSFER_STATUS_HELD, transfer.GetStatus())
+	expect(p, "Alice's payment of "+customer.Amount(euros(lunch))+" waits", mobilev1.TransferStatus_TRANSFER_STATUS_HELD, transfer.GetStatus())
 	if _, err := p.inReview(ctx, transfer.GetPaymentId(), "RISK_UNAVAILABLE"); err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/console"
+	"github.com/countersign-mesh/countersign/cmd/countersign/internal/customer"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/dial"
 	"github.com/countersign-mesh/countersign/cmd/countersign/internal/site"
 	"github.com/countersign-mesh/countersign/pkg/meshtest"
@@ -177,7 +178,7 @@ func TestADifferenceIsCountedAndShown(t *testing.T) {
 func TestAmountsHaveTwoDecimals(t *testing.T) {
 	t.Parallel()
 	for minor, want := range map[int64]string{0: "0.00 EUR", 5: "0.05 EUR", -2500: "-25.00 EUR", 100_00: "100.00 EUR"} {
-		if got := text(euros(minor)); got != want {
+		if got := customer.Amount(euros(minor)); got != want {
 			t.Errorf("%d: got %s, want %s", minor, got, want)
 		}
 	}
