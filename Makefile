@@ -124,7 +124,6 @@ compose-spire-run: compose-build $(TOOLS)/grpcurl $(VALIDATE_PROTO)
 	tools/spire-images.sh "$(SPIRE_BIN)" $(SPIRE_VERSION)
 	COUNTERSIGN_COMPOSE="$(COMPOSE)" COUNTERSIGN_SPIRE_IMAGES=$(SPIRE_VERSION) go test -race -count=1 -timeout=15m -v -run '^TestContainersOnSPIRE$$' ./e2e/compose
 
-# It compiles everything once more, and ci does so in `cross`.
 .PHONY: compose-arm64
 compose-arm64: compose-tool golang-image ## Build the images for linux/arm64, tagged arm64, and look at what is in them
 	COUNTERSIGN_TAG=arm64 DOCKER_DEFAULT_PLATFORM=linux/arm64 $(MESH) build
@@ -299,7 +298,7 @@ alerts: ## Check the alert rules and the Prometheus configuration, and test the 
 .PHONY: ci
 ci: ## All that has to pass before a change goes in, with nothing skipped
 	@$(POSTGRES) >/dev/null
-	@export CI=true; for step in generate-check conformance-check lint tidy-check standalone cross alerts test compose-test vuln; do \
+	@export CI=true; for step in generate-check conformance-check lint tidy-check standalone cross alerts test compose-test compose-arm64 vuln; do \
 		echo "=== $$step"; start=$$SECONDS; $(MAKE) $$step || exit 1; echo "--- $$step: $$((SECONDS - start)) s"; \
 	done
 
